@@ -1,0 +1,128 @@
+//! An asyncio-shaped event loop in which plain callbacks and futures share one line.
+//!
+//! Callbacks (`call_soon`, `call_later`, `add_reader`) and tasks (`async` code that may hold `Rc`s
+//! across its awaits) are items of one queue, first in, first out. The order is written down and
+//! tested sentence by sentence. There is no helper thread and no global state; the loop can be driven
+//! by another one, and tested with a clock that stands still.
+//!
+//! ```
+//! use std::time::Duration;
+//! use coloop::EventLoop;
+//!
+//! let event_loop = EventLoop::new()?;
+//! let handle = event_loop.handle();
+//!
+//! // A promise that a plain callback settles …
+//! let (resolver, promise) = handle.create_future();
+//! handle.call_later(Duration::from_millis(1), move || {
+//!     resolver.settle("settled by a timer").ok();
+//! });
+//!
+//! // … and a task awaits.
+//! let task = handle.create_task(async move { promise.await });
+//! assert_eq!(event_loop.run_until_complete(task)?.unwrap(), Ok("settled by a timer"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The law
+//!
+//! A loop owns one line (the ready queue), one shelf (timers), one table (watched sources) and one
+//! letter-box (work from other threads). Nothing else wakes user code. One turn, in this order:
+//!
+//! 1. Timeout: 0 if the line is not empty or a stop was asked; else until the nearest deadline; else
+//!    none.
+//! 2. Park: say "asleep", look at the letter-box once more, wait on the selector, say "awake".
+//! 3. Empty the letter-box onto the end of the line, in arrival order.
+//! 4. For each I/O event, put the watcher at the end of the line, in the order the selector reported
+//!    them.
+//! 5. Read the clock; move every deadline that is due to the end of the line, by (deadline, order of
+//!    creation).
+//! 6. Count the line: n. Run exactly n, from the front. What they add waits for the next turn.
+//! 7. If a stop was asked, leave.
+//!
+//! While the line is not empty the loop leaves out most system waits; [`Builder::poll_every`] says how
+//! many, and the book's chapter on the turn what that changes.
+//!
+//! # A map
+//!
+//! | to | use |
+//! | --- | --- |
+//! | run a program | [`run`], `#[coloop::main]` |
+//! | own a loop and run it by hand | [`EventLoop`] |
+//! | schedule, create, watch | [`LoopHandle`], by [`current`] or [`EventLoop::handle`] |
+//! | come in from another thread | [`RemoteHandle`] |
+//! | run something later, once | [`call_soon`](LoopHandle::call_soon), [`call_later`](LoopHandle::call_later), [`call_at`](LoopHandle::call_at) |
+//! | run `async` code | [`create_task`](LoopHandle::create_task), [`Task`], [`TaskBuilder`] |
+//! | await what a callback gives | [`create_future`](LoopHandle::create_future), [`Promise`], [`Resolver`] |
+//! | wait | [`sleep`], [`timeout`](timeout()), [`yield_now`] |
+//! | end work early | [`Task::cancel`], [`until_cancelled`], [`defer_cancel`], [`shield`] |
+//! | watch descriptors | [`add_reader`](LoopHandle::add_reader), [`watch`](LoopHandle::watch) |
+//! | carry values along | [`ContextVar`] |
+//! | see errors nobody else saw | [`set_exception_handler`](LoopHandle::set_exception_handler) |
+//! | test | [`testing`], `#[coloop::test]` |
+//!
+//! # What is not here
+//!
+//! Spreading CPU-heavy work over many cores (use a work-stealing runtime) and `no_std`.
+//!
+//! # Features
+//!
+//! * `macros` (default): `#[coloop::main]` and `#[coloop::test]`.
+//! * `async-io`: `EventLoop::run_with_async_io` drives async-io's reactor from the loop's thread.
+//!
+//! A feature adds items and changes nothing else.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests fail by panicking"))]
+
+mod callback;
+mod clock;
+mod context;
+mod core;
+mod doorbell;
+mod error;
+mod event_loop;
+mod handle;
+mod key;
+pub mod policy;
+mod promise;
+mod random;
+mod ready;
+mod record;
+mod remote;
+mod report;
+mod run;
+mod selector;
+mod socket;
+mod sys;
+mod task;
+pub mod testing;
+mod time;
+mod timers;
+mod watch;
+
+pub use futures::future::LocalBoxFuture;
+
+pub use self::callback::{Handle, TimerHandle};
+pub use self::clock::{Clock, SystemClock};
+pub use self::context::{Context, ContextVar, Token, WrongToken};
+pub use self::core::LoopHandle;
+pub use self::doorbell::Bell;
+pub use self::error::{
+    Cancelled, Elapsed, JoinError, LoopClosed, NoRunningLoop, Payload, RunError, TimeoutOver,
+};
+pub use self::event_loop::{Builder, EventLoop, Turn};
+pub use self::handle::{current, try_current};
+pub use self::promise::{DoneHandle, Promise, Resolver};
+pub use self::remote::{Hold, RemoteCall, RemoteHandle, RemoteTask};
+pub use self::report::{ExceptionContext, PanicPolicy, SlowCallback};
+pub use self::run::run;
+pub use self::selector::{Interest, Readiness, Selector, SimId, Source, default_selector};
+pub use self::socket::{ByteStream, Watchable};
+pub use self::task::{
+    CancelledFuture, DeferCancel, Report, Shield, Task, TaskBuilder, TaskFactory, TaskRef,
+    UntilCancelled, Wait, WaitOn, cancelled, current_task, defer_cancel, shield, until_cancelled,
+};
+pub use self::time::{Sleep, Timeout, TimeoutHandle, YieldNow, sleep, timeout, yield_now};
+pub use self::watch::{Readable, WatchId, WatchTarget, Watched};
+#[cfg(feature = "macros")]
+pub use coloop_macros::{main, test};

@@ -1,0 +1,305 @@
+//! What a loop knows of each task: its record, and what it waits for.
+//!
+//! A record is made with its task and goes with it. The future itself lives elsewhere (in
+//! `async-task`); the record has what must be found from outside: the name, the context, the place
+//! where it was created, the requests to cancel it, and the waker that keeps it reachable until it
+//! has died on the loop's thread.
+//!
+//! A leaf operation that is pending says so here: for which task, on what, where in the source and
+//! since when. It carries the task's number, not the other way round, so that a task is no larger for
+//! waiting; whoever asks what a task waits for looks through the list.
+//!
+//! What must always hold: nothing here is foreign code. What is taken out is returned, and dropped by
+//! the caller.
+
+use std::cell::{Cell, RefCell};
+use std::panic::Location;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use slab::Slab;
+
+use crate::clock::Ticks;
+use crate::context::Context;
+use crate::key::{TaskKey, TimerKey};
+
+/// What is known of one task.
+pub(crate) struct Record {
+    pub(crate) number: u32,
+    /// How many requests to cancel have not been taken back.
+    pub(crate) requests: u32,
+    /// How many `defer_cancel` the task is inside of.
+    pub(crate) deferred: u32,
+    /// The body has been polled.
+    pub(crate) started: bool,
+    /// The grace period is over.
+    pub(crate) overdue: bool,
+    /// The task has ended; its record stays for whoever holds its handle.
+    pub(crate) ended: bool,
+    /// Somebody holds its handle.
+    pub(crate) held: bool,
+    /// Not shown in `all_tasks`.
+    pub(crate) hidden: bool,
+    pub(crate) place: &'static Location<'static>,
+    pub(crate) context: Option<Context>,
+    /// Wakes the task; `None` while it is being made.
+    pub(crate) waker: Option<Waker>,
+    /// What few tasks have.
+    pub(crate) rare: Option<Box<Rare>>,
+}
+
+/// What few tasks have.
+#[derive(Default)]
+pub(crate) struct Rare {
+    pub(crate) name: Option<Rc<str>>,
+    pub(crate) reason: Option<Arc<str>>,
+    /// How long the task may clean up, in nanoseconds, once it has been asked to end.
+    pub(crate) grace: Option<std::time::Duration>,
+    pub(crate) grace_timer: Option<TimerKey>,
+    /// Who is to be told when the task is asked to end.
+    pub(crate) asked: Vec<Waker>,
+}
+
+impl Record {
+    pub(crate) fn new(number: u32, place: &'static Location<'static>) -> Self {
+        Self {
+            number,
+            requests: 0,
+            deferred: 0,
+            started: false,
+            overdue: false,
+            ended: false,
+            held: false,
+            hidden: false,
+            place,
+            context: None,
+            waker: None,
+            rare: None,
+        }
+    }
+
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    pub(crate) fn grace(&self) -> Option<std::time::Duration> {
+        self.rare.as_ref().and_then(|rare| rare.grace)
+    }
+
+    pub(crate) fn name(&self) -> Rc<str> {
+        match self.rare.as_ref().and_then(|rare| rare.name.clone()) {
+            Some(name) => name,
+            None => format!("Task-{}", self.number).into(),
+        }
+    }
+
+    /// Whether the future is to be dropped at the task's next turn.
+    pub(crate) fn must_end(&self) -> bool {
+        let graceful = self.started && !self.overdue && self.grace().is_some();
+        self.requests > 0 && self.deferred == 0 && !graceful
+    }
+}
+
+/// What a leaf operation waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum On {
+    Promise,
+    /// The end of the task with this number.
+    Task(u32),
+    Read(i32),
+    Write(i32),
+    /// To be asked to end.
+    Cancellation,
+}
+
+/// A leaf operation that is pending.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    /// The number of the task, 0 outside of any.
+    pub(crate) task: u32,
+    pub(crate) on: On,
+    pub(crate) place: &'static Location<'static>,
+    pub(crate) since: Ticks,
+}
+
+/// All records of a loop.
+pub(crate) struct Records {
+    tasks: RefCell<Slab<Record>>,
+    waits: RefCell<Slab<Pending>>,
+    /// The task whose future is being polled.
+    current: Cell<TaskKey>,
+    last_number: Cell<u32>,
+    /// Is told of every task that ends.
+    on_end: Cell<Option<Waker>>,
+}
+
+impl Records {
+    pub(crate) fn new() -> Self {
+        Self {
+            tasks: RefCell::new(Slab::new()),
+            waits: RefCell::new(Slab::new()),
+            current: Cell::new(TaskKey::NONE),
+            last_number: Cell::new(0),
+            on_end: Cell::new(None),
+        }
+    }
+
+    /// Makes the record of a new task.
+    pub(crate) fn insert(&self, place: &'static Location<'static>) -> TaskKey {
+        // Zero stands for "no task", so the count steps over it.
+        let number = self.last_number.get().checked_add(1).unwrap_or(1);
+        self.last_number.set(number);
+        let slot = self.tasks.borrow_mut().insert(Record::new(number, place));
+        TaskKey {
+            slot: slot as u32,
+            number,
+        }
+    }
+
+    /// Takes the record of a task that has ended.
+    pub(crate) fn remove(&self, key: TaskKey) -> Option<Record> {
+        let mut tasks = self.tasks.borrow_mut();
+        let known = tasks
+            .get(key.slot as usize)
+            .is_some_and(|task| task.number == key.number);
+        known.then(|| tasks.remove(key.slot as usize))
+    }
+
+    /// Looks at a live task's record; `look` runs no foreign code.
+    pub(crate) fn with<R>(&self, key: TaskKey, look: impl FnOnce(&mut Record) -> R) -> Option<R> {
+        let mut tasks = self.tasks.borrow_mut();
+        tasks
+            .get_mut(key.slot as usize)
+            .filter(|task| task.number == key.number)
+            .map(look)
+    }
+
+    pub(crate) fn is_live(&self, key: TaskKey) -> bool {
+        self.with(key, |task| !task.ended).unwrap_or(false)
+    }
+
+    /// Finds a live task by its number.
+    pub(crate) fn by_number(&self, number: u32) -> Option<TaskKey> {
+        let tasks = self.tasks.borrow();
+        let (slot, _) = tasks.iter().find(|(_, task)| task.number == number)?;
+        Some(TaskKey {
+            slot: slot as u32,
+            number,
+        })
+    }
+
+    /// The live tasks that are shown, in the order in which they were created.
+    pub(crate) fn all(&self) -> Vec<TaskKey> {
+        let tasks = self.tasks.borrow();
+        let shown = tasks.iter().filter(|(_, task)| !task.hidden && !task.ended);
+        let mut keys: Vec<_> = shown
+            .map(|(slot, task)| TaskKey {
+                slot: slot as u32,
+                number: task.number,
+            })
+            .collect();
+        let last = self.last_number.get();
+        // Numbers may have wrapped: the newest is the one nearest to the last given out.
+        keys.sort_unstable_by_key(|key| std::cmp::Reverse(last.wrapping_sub(key.number)));
+        keys
+    }
+
+    /// Lets `waker` be told of the next task that ends; returns the one it takes the place of.
+    pub(crate) fn tell_of_end(&self, waker: Waker) -> Option<Waker> {
+        self.on_end.replace(Some(waker))
+    }
+
+    pub(crate) fn take_end_waker(&self) -> Option<Waker> {
+        self.on_end.take()
+    }
+
+    /// How many tasks have not ended.
+    pub(crate) fn count(&self) -> usize {
+        self.tasks
+            .borrow()
+            .iter()
+            .filter(|(_, task)| !task.ended)
+            .count()
+    }
+
+    /// The wakers of all live tasks.
+    pub(crate) fn wakers(&self) -> Vec<Waker> {
+        self.tasks
+            .borrow()
+            .iter()
+            .filter_map(|(_, task)| task.waker.clone())
+            .collect()
+    }
+
+    pub(crate) fn current(&self) -> TaskKey {
+        self.current.get()
+    }
+
+    /// Makes a task the current one and returns the one that was.
+    pub(crate) fn enter(&self, key: TaskKey) -> TaskKey {
+        self.current.replace(key)
+    }
+
+    pub(crate) fn begin_wait(
+        &self,
+        on: On,
+        place: &'static Location<'static>,
+        since: Ticks,
+    ) -> u32 {
+        let task = self.current.get().number;
+        self.waits.borrow_mut().insert(Pending {
+            task,
+            on,
+            place,
+            since,
+        }) as u32
+    }
+
+    /// Notes that an operation is now polled by another task.
+    pub(crate) fn renew_wait(&self, wait: u32) {
+        if let Some(pending) = self.waits.borrow_mut().get_mut(wait as usize) {
+            pending.task = self.current.get().number;
+        }
+    }
+
+    pub(crate) fn end_wait(&self, wait: u32) {
+        self.waits.borrow_mut().try_remove(wait as usize);
+    }
+
+    /// Every pending operation except sleeps, which the shelf knows.
+    pub(crate) fn waits(&self) -> Vec<Pending> {
+        self.waits
+            .borrow()
+            .iter()
+            .map(|(_, pending)| *pending)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_found_by_its_key_and_not_by_its_slot_alone() {
+        let records = Records::new();
+        let first = records.insert(Location::caller());
+        assert!(records.remove(first).is_some());
+        let second = records.insert(Location::caller());
+        assert_eq!(
+            (first.slot, first.number, second.number),
+            (second.slot, 1, 2)
+        );
+        assert!(!records.is_live(first) && records.remove(first).is_none());
+        assert_eq!(
+            records.with(second, |task| task.name()).as_deref(),
+            Some("Task-2")
+        );
+    }
+
+    #[test]
+    fn a_record_is_small() {
+        assert!(size_of::<Record>() <= 64, "{}", size_of::<Record>());
+    }
+}

@@ -1,0 +1,228 @@
+//! What the loop polls: a future with everything that keeps its failures from spreading.
+//!
+//! `async-task` holds the body and polls it on the loop's thread. It would abort the process if a
+//! destructor of ours panicked, so no panic leaves this file: not from a poll, not from the drop of a
+//! future that was never polled, not from the drop of an output that nobody took.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::{self, AssertUnwindSafe, Location};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as PollContext, Poll};
+use std::thread;
+
+use pin_project_lite::pin_project;
+
+use super::{cancel, reference};
+use crate::context;
+use crate::core::Core;
+use crate::error::{Cancelled, JoinError, Payload, drop_quietly};
+use crate::key::TaskKey;
+use crate::report::ExceptionContext;
+
+/// Says what is wrong with an output, if anything is.
+pub(super) type Check<T> = fn(&T) -> Option<String>;
+
+pin_project! {
+    /// The future of a task, as `async-task` polls it.
+    pub(super) struct Body<F: Future> {
+        #[pin]
+        future: Option<F>,
+        core: Rc<Core>,
+        key: TaskKey,
+        check: Option<Check<F::Output>>,
+    }
+
+    impl<F: Future> PinnedDrop for Body<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if this.future.is_some() {
+                // Cancelled, or its loop is closing.
+                if let Err(payload) = quietly(|| this.future.set(None)) {
+                    let about = reference::about(this.core, *this.key);
+                    about.report("panic in the destructor of task", payload);
+                }
+                reference::end(this.core, *this.key);
+            }
+        }
+    }
+}
+
+impl<F: Future> Body<F> {
+    pub(super) fn new(
+        future: F,
+        core: Rc<Core>,
+        key: TaskKey,
+        check: Option<Check<F::Output>>,
+    ) -> Self {
+        Self {
+            future: Some(future),
+            core,
+            key,
+            check,
+        }
+    }
+}
+
+impl<F: Future> Future for Body<F> {
+    type Output = Outcome<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut PollContext<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let (core, key) = (&**this.core, *this.key);
+        let begun = core.records.with(key, |task| {
+            task.started |= !task.must_end();
+            (task.must_end(), task.context.take(), task.place)
+        });
+        let Some((must_end, context, place)) = begun else {
+            return Poll::Ready(Outcome::failed(Cancelled::new().into()));
+        };
+        let Some(future) = this.future.as_mut().as_pin_mut() else {
+            return Poll::Ready(Outcome::failed(Cancelled::new().into()));
+        };
+
+        // Everything of the task, its destructors too, runs as the task and in its context.
+        let outer = core.records.enter(key);
+        let entered = context::swap(context);
+        if core.debug.get() {
+            core.note_item(place, core.records.with(key, |task| task.name()));
+        }
+        let step = if must_end {
+            Step::Dropped
+        } else {
+            match quietly(|| future.poll(cx)) {
+                Ok(Poll::Pending) => {
+                    if let Some(context) = context::swap(entered) {
+                        core.records.with(key, |task| task.context = Some(context));
+                    }
+                    core.records.enter(outer);
+                    return Poll::Pending;
+                }
+                Ok(Poll::Ready(value)) => Step::Returned(value),
+                Err(payload) => Step::Panicked(payload),
+            }
+        };
+
+        let about = || reference::about(this.core, key);
+        if let Err(payload) = quietly(|| this.future.set(None)) {
+            about().report("panic in the destructor of task", payload);
+        }
+        let asked = cancel::take_request(core, key);
+        let outcome = match (step, asked) {
+            (Step::Returned(value), None) => {
+                let about = this.check.map(|check| Box::new((about(), Some(check))));
+                Outcome {
+                    result: Some(Ok(value)),
+                    about,
+                }
+            }
+            (Step::Returned(value), Some(cancelled)) => {
+                // The request came before the body's return: the value is nobody's.
+                if let Err(payload) = quietly(|| drop(value)) {
+                    about().report("panic in the destructor of the output of task", payload);
+                }
+                Outcome::failed(cancelled.into())
+            }
+            (Step::Dropped, cancelled) => Outcome::failed(cancelled.unwrap_or_default().into()),
+            (Step::Panicked(payload), _) => Outcome {
+                result: Some(Err(Box::new(JoinError::Panicked(Payload::new(payload))))),
+                about: Some(Box::new((about(), None))),
+            },
+        };
+        drop(context::swap(entered));
+        core.records.enter(outer);
+        reference::end(this.core, key);
+        Poll::Ready(outcome)
+    }
+}
+
+/// How a body ended.
+enum Step<T> {
+    Returned(T),
+    Panicked(Box<dyn Any + Send>),
+    /// It was asked to end, and was not polled again.
+    Dropped,
+}
+
+fn quietly<R>(f: impl FnOnce() -> R) -> thread::Result<R> {
+    panic::catch_unwind(AssertUnwindSafe(f))
+}
+
+/// What a report says of a task that may be gone by then.
+pub(super) struct About {
+    pub(super) core: Rc<Core>,
+    pub(super) key: TaskKey,
+    pub(super) name: Rc<str>,
+    pub(super) place: &'static Location<'static>,
+}
+
+impl About {
+    fn context(&self, message: &str) -> ExceptionContext {
+        ExceptionContext::new(message)
+            .with_task(Rc::clone(&self.name), self.key)
+            .with_place(Some(self.place))
+    }
+
+    fn report(&self, message: &str, payload: Box<dyn Any + Send>) {
+        self.core
+            .report(self.context(message).with_payload(payload));
+    }
+}
+
+/// The result of a task, which reports itself if nobody takes it.
+pub(super) struct Outcome<T> {
+    result: Option<Result<T, Box<JoinError>>>,
+    about: Option<Box<(About, Option<Check<T>>)>>,
+}
+
+impl<T> Outcome<T> {
+    fn failed(error: JoinError) -> Self {
+        Self {
+            result: Some(Err(Box::new(error))),
+            about: None,
+        }
+    }
+
+    pub(super) fn take(mut self) -> Result<T, JoinError> {
+        match self.result.take() {
+            Some(Ok(value)) => Ok(value),
+            Some(Err(error)) => Err(*error),
+            None => Err(Cancelled::new().into()),
+        }
+    }
+}
+
+impl<T> Drop for Outcome<T> {
+    fn drop(&mut self) {
+        let Some(result) = self.result.take() else {
+            return;
+        };
+        let about = self.about.take();
+        let checked = quietly(|| match (&result, &about) {
+            (Ok(value), Some(about)) => about.1.and_then(|check| check(value)),
+            _ => None,
+        });
+        match (checked, &about) {
+            (Ok(Some(error)), Some(about)) => {
+                let report = about.0.context("error in task, never observed");
+                about.0.core.report(report.with_error(error));
+            }
+            (Err(payload), _) => drop_quietly(payload),
+            _ => {}
+        }
+        match (result, about) {
+            (Err(error), Some(about)) => {
+                if let JoinError::Panicked(payload) = *error {
+                    about
+                        .0
+                        .report("panic in task, never observed", payload.into_inner());
+                }
+            }
+            (result, about) => {
+                drop_quietly(result);
+                drop_quietly(about);
+            }
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The making of tasks.
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, Location, resume_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+
+use super::body::{Body, Check};
+use super::{Task, factory, until_cancelled};
+use crate::context::Context;
+use crate::core::{Core, LoopHandle, schedule};
+use crate::error::{Cancelled, LoopClosed};
+use crate::key::TaskKey;
+use crate::ready::Ready;
+
+/// Configures a task before it is made; made by [`LoopHandle::task`].
+#[must_use = "a builder makes nothing until `create`"]
+pub struct TaskBuilder {
+    handle: LoopHandle,
+    settings: Settings,
+}
+
+#[derive(Default)]
+struct Settings {
+    name: Option<Rc<str>>,
+    context: Option<Context>,
+    grace: Option<Duration>,
+    eager: bool,
+    hidden: bool,
+}
+
+/// Says what is wrong with the output of a task, if anything is.
+///
+/// Implemented for `()` and for `Result` with an error that can be shown.
+pub trait Report {
+    /// Returns the text of the error.
+    fn error(&self) -> Option<String>;
+}
+
+impl Report for () {
+    fn error(&self) -> Option<String> {
+        None
+    }
+}
+
+impl<T, E: fmt::Display> Report for Result<T, E> {
+    fn error(&self) -> Option<String> {
+        self.as_ref().err().map(ToString::to_string)
+    }
+}
+
+impl TaskBuilder {
+    pub(super) fn new(handle: &LoopHandle) -> Self {
+        Self {
+            handle: handle.clone(),
+            settings: Settings::default(),
+        }
+    }
+
+    /// Gives the task a name. The default is `Task-` and a number that grows.
+    pub fn name(mut self, name: impl Into<Rc<str>>) -> Self {
+        self.settings.name = Some(name.into());
+        self
+    }
+
+    /// Lets the task run in `context` itself, in place of a copy of the current one.
+    ///
+    /// Tasks of one context share what they set.
+    pub fn context(mut self, context: Context) -> Self {
+        self.settings.context = Some(context);
+        self
+    }
+
+    /// Polls the task for the first time when it is made, before `create` returns.
+    ///
+    /// A body that does not wait has then ended, without ever having been in the line. It has no
+    /// effect while the loop is not running. Mind that it changes the order of things.
+    #[doc(alias = "eager_start")]
+    #[doc(alias = "eager_task_factory")]
+    pub fn eager(mut self) -> Self {
+        self.settings.eager = true;
+        self
+    }
+
+    /// Gives the task time to clean up after it has been asked to end.
+    ///
+    /// When it is cancelled, [`cancelled`](crate::cancelled) and [`until_cancelled`] resolve in it,
+    /// and what its body returns is its result. When `grace` is over it is dropped.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.settings.grace = Some(grace);
+        self
+    }
+
+    /// Makes the task.
+    #[track_caller]
+    pub fn create<F: Future + 'static>(self, future: F) -> Task<F::Output> {
+        self.make(future, None, Location::caller())
+    }
+
+    /// Makes the task, unless the loop is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`LoopClosed`]; the future has been dropped.
+    #[track_caller]
+    pub fn try_create<F: Future + 'static>(self, future: F) -> Result<Task<F::Output>, LoopClosed> {
+        self.handle.open()?;
+        Ok(self.make(future, None, Location::caller()))
+    }
+
+    /// Makes a task whose error goes to the exception handler if nobody has observed it.
+    #[track_caller]
+    pub fn create_reporting<F>(self, future: F) -> Task<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: Report,
+    {
+        self.make(
+            future,
+            Some(<F::Output as Report>::error),
+            Location::caller(),
+        )
+    }
+
+    fn make<F: Future + 'static>(
+        self,
+        future: F,
+        check: Option<Check<F::Output>>,
+        place: &'static Location<'static>,
+    ) -> Task<F::Output> {
+        let Self { handle, settings } = self;
+        let factory = handle.task_factory();
+        let core = &handle.0;
+        if core.is_closed() {
+            drop(future);
+            return Task::refused(core);
+        }
+        match factory {
+            None => spawn(core, future, settings, check, place),
+            Some(factory) => {
+                let builder = Self {
+                    handle: handle.clone(),
+                    settings,
+                };
+                let Self { settings, .. } = factory.build(builder);
+                let wrapped = factory::wrap(&*factory, future);
+                let body = async move {
+                    match wrapped.await {
+                        Some(output) => output,
+                        // The wrapper gave up: the task ends as if it had been asked to.
+                        None => {
+                            if let Some(task) = super::current_task() {
+                                task.cancel_with("the task factory's wrapper ended early");
+                            }
+                            std::future::pending().await
+                        }
+                    }
+                };
+                spawn(core, body, settings, check, place)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for TaskBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskBuilder")
+            .field("name", &self.settings.name)
+            .field("grace", &self.settings.grace)
+            .field("eager", &self.settings.eager)
+            .finish_non_exhaustive()
+    }
+}
+
+fn spawn<F: Future + 'static>(
+    core: &Rc<Core>,
+    future: F,
+    settings: Settings,
+    check: Option<Check<F::Output>>,
+    place: &'static Location<'static>,
+) -> Task<F::Output> {
+    let Settings {
+        name,
+        context,
+        grace,
+        eager,
+        hidden,
+    } = settings;
+    let context = context.or_else(Context::capture);
+    let key = core.records.insert(place);
+    let body = Body::new(future, Rc::clone(core), key, check);
+    let letters = Arc::clone(&core.letters);
+    let (runnable, task) =
+        async_task::spawn_local(body, move |runnable| schedule(&letters, runnable));
+    let waker = runnable.waker();
+    core.records.with(key, |task| {
+        task.waker = Some(waker);
+        task.context = context;
+        task.hidden = hidden;
+        task.held = true;
+        if name.is_some() || grace.is_some() {
+            let rare = task.rare();
+            rare.name = name;
+            rare.grace = grace;
+        }
+    });
+    let task = Task::new(task.fallible(), core, key);
+    if eager && core.is_running() {
+        runnable.run();
+    } else {
+        core.line.push(Ready::Task(runnable));
+    }
+    task
+}
+
+/// Makes a detached task that is not shown, for what follows the end of another.
+pub(super) fn spawn_continuation<F: Future<Output = ()> + 'static>(
+    core: &Rc<Core>,
+    future: F,
+    place: &'static Location<'static>,
+) {
+    if core.is_closed() {
+        return drop(future);
+    }
+    let settings = Settings {
+        hidden: true,
+        ..Settings::default()
+    };
+    drop(spawn(core, future, settings, None, place));
+}
+
+/// Makes a task whose result, or panic, goes to `deliver`; what that gives back is nobody's.
+pub(crate) fn spawn_forwarding<F, D>(
+    core: &Rc<Core>,
+    future: F,
+    place: &'static Location<'static>,
+    deliver: D,
+) -> TaskKey
+where
+    F: Future + 'static,
+    D: FnOnce(Result<F::Output, Box<dyn Any + Send>>) -> Option<Box<dyn Any + Send>> + 'static,
+{
+    let body = async move {
+        let result = AssertUnwindSafe(future).catch_unwind().await;
+        if let Some(payload) = deliver(result) {
+            resume_unwind(payload);
+        }
+    };
+    let builder = TaskBuilder::new(&LoopHandle(Rc::clone(core)));
+    let task = builder.make(body, None, place);
+    task.key
+}
+
+impl LoopHandle {
+    /// Makes a task with code that runs, awaits and all, when it was asked to end.
+    ///
+    /// When the task is cancelled `body` is dropped, and `cleanup` makes the future that the task
+    /// ends with; its value is the task's. After `grace` that is dropped too. A task that is
+    /// cancelled before it has begun runs neither.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{future::pending, time::Duration};
+    ///
+    /// let event_loop = coloop::EventLoop::new()?;
+    /// let task = event_loop.create_with_cleanup(
+    ///     Duration::from_secs(1),
+    ///     pending::<&str>(),
+    ///     async |_| "said goodbye",
+    /// );
+    /// event_loop.run_until_complete(coloop::yield_now())?;
+    /// task.cancel();
+    /// assert_eq!(event_loop.run_until_complete(task)?.unwrap(), "said goodbye");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[track_caller]
+    pub fn create_with_cleanup<B, C>(&self, grace: Duration, body: B, cleanup: C) -> Task<B::Output>
+    where
+        B: Future + 'static,
+        C: AsyncFnOnce(Cancelled) -> B::Output + 'static,
+    {
+        self.task().grace(grace).create(async move {
+            match until_cancelled(body).await {
+                Ok(value) => value,
+                Err(cancelled) => cleanup(cancelled).await,
+            }
+        })
+    }
+}

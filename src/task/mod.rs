@@ -1,0 +1,289 @@
+//! Tasks: futures that the loop owns and polls as items of its line.
+//!
+//! `body` is what the loop polls, `builder` makes tasks, `cancel` ends them early, `reference` is what
+//! can be known of them, `factory` lets a program have its hand in their making. This file is the
+//! handle.
+
+mod body;
+mod builder;
+mod cancel;
+mod factory;
+mod reference;
+
+use std::fmt;
+use std::future::Future;
+use std::panic::Location;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context as PollContext, Poll};
+
+use async_task::FallibleTask;
+
+use self::body::Outcome;
+pub(crate) use self::builder::spawn_forwarding;
+pub use self::builder::{Report, TaskBuilder};
+pub(crate) use self::cancel::cancel;
+pub use self::cancel::{
+    CancelledFuture, DeferCancel, Shield, UntilCancelled, cancelled, defer_cancel, shield,
+    until_cancelled,
+};
+pub use self::factory::TaskFactory;
+pub use self::reference::{TaskRef, Wait, WaitOn, current_task};
+use crate::core::{Core, LoopHandle};
+use crate::error::{Cancelled, JoinError};
+use crate::key::TaskKey;
+use crate::record::On;
+
+/// Awaits a task, or ends it; made by [`LoopHandle::create_task`].
+///
+/// Dropping it detaches the task, which runs on. If it panics then, nobody can observe that, and the
+/// panic goes to the loop's exception handler with the task's name and the place where it was
+/// created.
+///
+/// # Examples
+///
+/// ```
+/// let event_loop = coloop::EventLoop::new()?;
+/// let value = event_loop.run_until_complete(async {
+///     let task = coloop::current().create_task(async { 1 + 1 });
+///     task.await
+/// })?;
+/// assert_eq!(value.unwrap(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "dropping a task detaches it: write `drop(task)` if that is meant"]
+pub struct Task<T: 'static> {
+    /// `None` once it has given its value, and for a task that a closed loop has refused.
+    task: Option<FallibleTask<Outcome<T>>>,
+    core: Rc<Core>,
+    key: TaskKey,
+    wait: Option<u32>,
+}
+
+impl<T: 'static> Task<T> {
+    fn new(task: FallibleTask<Outcome<T>>, core: &Rc<Core>, key: TaskKey) -> Self {
+        Self {
+            task: Some(task),
+            core: Rc::clone(core),
+            key,
+            wait: None,
+        }
+    }
+
+    /// A task that has been refused: it has ended before it began.
+    fn refused(core: &Rc<Core>) -> Self {
+        Self {
+            task: None,
+            core: Rc::clone(core),
+            key: TaskKey::NONE,
+            wait: None,
+        }
+    }
+
+    /// Asks the task to end, and says whether it had not ended yet.
+    ///
+    /// Its future is dropped at its next turn, and the task ends with [`JoinError::Cancelled`], also
+    /// if its body returns a value in this very step: a request that precedes the body's return wins.
+    /// A task that was made with a grace period is asked first, see [`TaskBuilder::grace`].
+    ///
+    /// # Coming from asyncio
+    ///
+    /// No exception is thrown into the body: it is dropped at its await. A body that wants to clean
+    /// up with awaits has a grace period and [`until_cancelled`].
+    pub fn cancel(&self) -> bool {
+        cancel(&self.core, self.key, None)
+    }
+
+    /// Asks the task to end, with a reason that whoever awaits it can read.
+    #[doc(alias = "cancel(msg)")]
+    pub fn cancel_with(&self, reason: impl Into<Arc<str>>) -> bool {
+        cancel(&self.core, self.key, Some(reason.into()))
+    }
+
+    /// Returns how many requests to end have not been taken back.
+    pub fn cancelling(&self) -> u32 {
+        self.to_ref().cancelling()
+    }
+
+    /// Takes back one request to end, and returns how many are left.
+    pub fn uncancel(&self) -> u32 {
+        self.to_ref().uncancel()
+    }
+
+    /// Tells whether the task has ended.
+    #[doc(alias = "done")]
+    pub fn is_finished(&self) -> bool {
+        self.to_ref().is_finished()
+    }
+
+    /// Returns the name; `Task-` and a number where none was given.
+    #[doc(alias = "get_name")]
+    pub fn name(&self) -> Rc<str> {
+        self.to_ref().name()
+    }
+
+    /// Gives the task a name.
+    pub fn set_name(&self, name: impl Into<Rc<str>>) {
+        self.to_ref().set_name(name);
+    }
+
+    /// Returns a reference that does not have the value.
+    pub fn to_ref(&self) -> TaskRef {
+        TaskRef::new(&self.core, self.key)
+    }
+
+    /// Lets a callback have the result, called through the line.
+    ///
+    /// If the callback panics, the exception handler is told.
+    #[doc(alias = "add_done_callback")]
+    #[track_caller]
+    pub fn on_done(self, f: impl FnOnce(Result<T, JoinError>) + 'static) {
+        let core = Rc::clone(&self.core);
+        builder::spawn_continuation(&core, async move { f(self.await) }, Location::caller());
+    }
+
+    /// Wraps the task so that it is plain that dropping the wrapper leaves it running.
+    pub fn shield(self) -> Shield<T> {
+        Shield::new(self)
+    }
+
+    fn release(&mut self) {
+        if let Some(wait) = self.wait.take() {
+            self.core.records.end_wait(wait);
+        }
+        if let Some(task) = self.task.take() {
+            task.detach();
+            reference::release(&self.core, self.key);
+        }
+    }
+}
+
+impl<T: 'static> Future for Task<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut PollContext<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let Some(task) = &mut this.task else {
+            return Poll::Ready(Err(Cancelled::new().into()));
+        };
+        let records = &this.core.records;
+        if records.current() == this.key {
+            return Poll::Ready(Err(JoinError::AwaitsItself));
+        }
+        match Pin::new(task).poll(cx) {
+            Poll::Pending => {
+                match this.wait {
+                    Some(wait) => records.renew_wait(wait),
+                    None => {
+                        let place = records.with(this.key, |task| task.place);
+                        let place = place.unwrap_or_else(Location::caller);
+                        let on = On::Task(this.key.number);
+                        this.wait = Some(records.begin_wait(on, place, this.core.now()));
+                    }
+                }
+                Poll::Pending
+            }
+            Poll::Ready(outcome) => {
+                this.release();
+                // Without an outcome the task died with its loop.
+                Poll::Ready(outcome.map_or_else(|| Err(Cancelled::new().into()), Outcome::take))
+            }
+        }
+    }
+}
+
+impl<T: 'static> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl<T> fmt::Debug for Task<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task")
+            .field("name", &self.name())
+            .field("finished", &self.is_finished())
+            .finish_non_exhaustive()
+    }
+}
+
+impl LoopHandle {
+    /// Makes a task of a future: it is polled as an item of the line from now on.
+    ///
+    /// Nothing of it runs before this returns. It runs in a copy of the current context. The future
+    /// need not be `Send`. On a closed loop the future is dropped and the task has ended with
+    /// [`JoinError::Cancelled`]; [`try_create_task`](Self::try_create_task) says so.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    ///
+    /// let event_loop = coloop::EventLoop::new()?;
+    /// let word = Rc::new("hello");
+    /// let task = event_loop.create_task(async move { word.len() });
+    /// assert_eq!(event_loop.run_until_complete(task)?.unwrap(), 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "ensure_future")]
+    #[doc(alias = "spawn")]
+    #[track_caller]
+    pub fn create_task<F: Future + 'static>(&self, future: F) -> Task<F::Output> {
+        self.task().create(future)
+    }
+
+    /// Makes a task of a future, unless the loop is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`LoopClosed`](crate::LoopClosed); the future has been dropped.
+    #[track_caller]
+    pub fn try_create_task<F: Future + 'static>(
+        &self,
+        future: F,
+    ) -> Result<Task<F::Output>, crate::LoopClosed> {
+        self.open()?;
+        Ok(self.task().create(future))
+    }
+
+    /// Makes a task whose error goes to the exception handler if nobody has observed it.
+    ///
+    /// Panics always do; errors need this, because a `Result` inside a generic output cannot be
+    /// seen.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let event_loop = coloop::EventLoop::new()?;
+    /// event_loop.set_exception_handler(|handle, context| {
+    ///     assert_eq!(context.error(), Some("out of tea"));
+    ///     handle.stop();
+    /// });
+    /// drop(event_loop.create_reporting(async { Err::<(), _>("out of tea") }));
+    /// event_loop.run_forever()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[track_caller]
+    pub fn create_reporting<F>(&self, future: F) -> Task<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: Report,
+    {
+        self.task().create_reporting(future)
+    }
+
+    /// Configures a task before it is made.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let event_loop = coloop::EventLoop::new()?;
+    /// let task = event_loop.task().name("reader").create(async {});
+    /// assert_eq!(&*task.name(), "reader");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn task(&self) -> TaskBuilder {
+        TaskBuilder::new(self)
+    }
+}
