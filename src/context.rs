@@ -219,7 +219,7 @@ impl Context {
 
     /// Returns a copy of the current context, or `None` if that is empty.
     pub(crate) fn capture() -> Option<Self> {
-        if !USED.try_with(Cell::get).unwrap_or(false) {
+        if !is_used() {
             return None;
         }
         CURRENT
@@ -309,9 +309,15 @@ pub(crate) fn take_unwound() -> Option<Context> {
     UNWOUND.take()
 }
 
+/// Whether the current context may be other than empty.
+#[inline]
+pub(crate) fn is_used() -> bool {
+    USED.try_with(Cell::get).unwrap_or(false)
+}
+
 /// Makes `context` current and returns the one that was.
 pub(crate) fn swap(context: Option<Context>) -> Option<Context> {
-    if context.is_none() && !USED.try_with(Cell::get).unwrap_or(false) {
+    if context.is_none() && !is_used() {
         return None;
     }
     let _ = USED.try_with(|used| used.set(context.is_some()));
@@ -321,8 +327,9 @@ pub(crate) fn swap(context: Option<Context>) -> Option<Context> {
 }
 
 /// Empties the current context after a piece of work that had none of its own.
+#[inline]
 pub(crate) fn clear() {
-    if USED.with(Cell::get) {
+    if is_used() {
         drop(swap(None));
     }
 }

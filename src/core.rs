@@ -23,6 +23,7 @@ use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::panic::{self, AssertUnwindSafe, Location};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -75,6 +76,7 @@ pub(crate) type SlowHook = dyn Fn(&SlowCallback);
 
 /// What makes up a loop.
 pub(crate) struct Core {
+    this: Weak<Self>,
     pub(crate) line: Line,
     pub(crate) letters: Arc<Letters>,
     pub(crate) timers: Timers,
@@ -129,6 +131,15 @@ struct Pace {
     unread: Cell<u32>,
     waited_at: Cell<Ticks>,
     must_wait: Cell<bool>,
+}
+
+impl Pace {
+    /// Counts what a turn is about to run.
+    fn count(&self, items: usize) {
+        let items = u32::try_from(items).unwrap_or(u32::MAX);
+        self.ran.set(self.ran.get().saturating_add(items));
+        self.unread.set(self.unread.get().saturating_add(items));
+    }
 }
 
 const MOST_BETWEEN_WAITS: i64 = 200_000;
@@ -186,7 +197,8 @@ impl Core {
         fork::watch();
         let letters = Arc::new(Letters::new(parts.selector.bell()));
         let origin = Origin(parts.clock.now());
-        let core = Rc::new(Self {
+        let core = Rc::new_cyclic(|this| Self {
+            this: this.clone(),
             line: Line::new(),
             letters,
             timers: Timers::new(),
@@ -222,7 +234,8 @@ impl Core {
             runs: Cell::new(0),
             forks: fork::generation(),
         });
-        HOMES.with(|homes| {
+        // In a thread that is ending there are no homes any more: wakes go by the letter-box.
+        let _ = HOMES.try_with(|homes| {
             let mut homes = homes.borrow_mut();
             homes.retain(|home| home.strong_count() > 0);
             homes.push(Rc::downgrade(&core));
@@ -297,9 +310,7 @@ impl Core {
 
     /// Puts an item in the line from the loop's home thread: letters that came before go first.
     pub(crate) fn join(&self, item: Ready) {
-        if !self.letters.is_empty() {
-            self.take_letters();
-        }
+        self.take_letters();
         self.line.push(item);
         if !self.is_running() {
             // Between the turns of a host, which may be asleep further up in this very thread.
@@ -316,7 +327,16 @@ impl Core {
         }
     }
 
+    #[inline]
     fn take_letters(&self) {
+        if self.letters.has_mail() {
+            self.empty_letter_box();
+        }
+    }
+
+    #[cold]
+    fn empty_letter_box(&self) {
+        self.letters.notice_mail();
         while let Some(letter) = self.letters.take() {
             self.line.push(letter.into());
         }
@@ -337,8 +357,11 @@ impl Core {
         if Self::current().is_some() {
             return Err(RunError::AnotherLoopRunning);
         }
-        let before = CURRENT.with(|current| current.replace(Some(Rc::clone(self))));
-        drop(before);
+        let entered = CURRENT.try_with(|current| current.replace(Some(Rc::clone(self))));
+        match entered {
+            Ok(before) => drop(before),
+            Err(_) => return Err(RunError::Io(io::Error::other("the thread is ending"))),
+        }
         self.state.set(State::Running);
         self.pace.must_wait.set(true);
         self.letters.doorbell().wake();
@@ -355,42 +378,23 @@ impl Core {
         if self.forks != fork::generation() {
             return Err(RunError::Forked);
         }
-        // 1. and 2.
+        // 1. to 4.
         self.notice_remote_stop();
-        let busy = self.stopping.get() || !self.line.is_empty() || !self.letters.is_empty();
-        let mut reported = self.reported.take();
-        if !(busy && self.may_skip_wait(driver))
-            && let Err(error) = self.park(busy, driver, &mut reported)
-        {
-            reported.clear();
-            self.reported.set(reported);
-            return Err(error);
+        let busy = self.stopping.get() || !self.line.is_empty() || self.letters.has_mail();
+        if busy && self.may_skip_wait(driver) {
+            self.take_letters();
+        } else {
+            self.wait(busy, driver)?;
         }
-
-        // 3.
-        self.take_letters();
-
-        // 4.
-        for report in reported.drain(..) {
-            for (key, direction) in self.table.ready(report).into_iter().flatten() {
-                self.line.push(Ready::Io(key, direction));
-            }
-        }
-        self.reported.set(reported);
 
         // 5.
-        if self.timers.next_deadline().is_some() {
+        if self.timers.any() {
             self.expire();
         }
 
         // 6.
         let count = self.line.len();
-        self.pace
-            .ran
-            .set(self.pace.ran.get().saturating_add(count as u32));
-        self.pace
-            .unread
-            .set(self.pace.unread.get().saturating_add(count as u32));
+        self.pace.count(count);
         self.run(count, main);
         if self.escaping.take()
             && let Some(payload) = self.escaped.take()
@@ -401,6 +405,20 @@ impl Core {
         // 7.
         self.notice_remote_stop();
         Ok(self.stopping.get())
+    }
+
+    /// Steps 1 to 4 of a turn that waits.
+    fn wait(&self, busy: bool, driver: Driver) -> Result<(), RunError> {
+        let mut reported = self.reported.take();
+        let parked = self.park(busy, driver, &mut reported);
+        self.take_letters();
+        for report in reported.drain(..) {
+            for (key, direction) in self.table.ready(report).into_iter().flatten() {
+                self.line.push(Ready::Io(key, direction));
+            }
+        }
+        self.reported.set(reported);
+        parked
     }
 
     fn notice_remote_stop(&self) {
@@ -465,7 +483,7 @@ impl Core {
         reported: &mut Vec<Readiness>,
     ) -> Result<(), RunError> {
         self.letters.doorbell().sleep();
-        let came = !self.letters.is_empty() || self.letters.stop_asked();
+        let came = self.letters.has_mail() || self.letters.stop_asked();
         let waited = selector.wait(reported, if came { Some(Duration::ZERO) } else { timeout });
         self.letters.doorbell().wake();
         Ok(waited?)
@@ -481,31 +499,32 @@ impl Core {
         let started = Instant::now();
         loop {
             selector.wait(reported, Some(Duration::ZERO))?;
-            if !reported.is_empty() || !self.letters.is_empty() || self.letters.stop_asked() {
+            if !reported.is_empty() || self.letters.has_mail() || self.letters.stop_asked() {
                 return Ok(());
             }
-            let outside = self.outside();
             let deadline = self.timers.next_deadline().filter(|at| *at != Ticks::NEVER);
-            match deadline {
-                Some(at) if at <= self.read_clock() => return Ok(()),
-                Some(at) if outside.is_empty() && self.clock.jump(self.origin.instant(at)) => {
+            let now = self.read_clock();
+            if deadline.is_some_and(|at| at <= now) {
+                return Ok(());
+            }
+            // The patience of a host is counted by the loop's clock as far as that can be moved.
+            let limit = match driver {
+                Driver::Host(limit) => limit.map(|limit| now.after(limit)),
+                Driver::Run => None,
+            };
+            let target = [deadline, limit].into_iter().flatten().min();
+            if let Some(at) = target {
+                let alone = !self.letters.is_held() && !self.table.has_outside();
+                if alone && self.clock.jump(self.origin.instant(at)) {
                     return Ok(());
                 }
-                _ => {}
             }
             if let Driver::Host(limit) = driver {
-                // A host's patience is real time, and its own affair.
                 return self.sleep(selector, limit, reported);
             }
             let patience = STALL.saturating_sub(started.elapsed());
             if patience.is_zero() {
-                let what = if outside.is_empty() {
-                    "nothing: no timer is set and nothing outside is known that could wake the loop"
-                        .to_owned()
-                } else {
-                    outside.join(", ")
-                };
-                return Err(RunError::Stalled(what));
+                return Err(RunError::Stalled(self.outside()));
             }
             self.sleep(selector, Some(patience), reported)?;
             if !reported.is_empty() {
@@ -515,15 +534,16 @@ impl Core {
     }
 
     /// Names the work outside that may still bring something.
-    fn outside(&self) -> Vec<String> {
-        let held = self
-            .letters
-            .holds()
-            .into_iter()
-            .map(|name| format!("`{name}`"));
+    fn outside(&self) -> String {
+        let holds = self.letters.holds().into_iter().map(str::to_owned);
         let watched = self.table.outside().into_iter();
-        held.chain(watched.map(|(fd, place)| format!("descriptor {fd} (watched at {place})")))
-            .collect()
+        let watched = watched.map(|(fd, place)| format!("descriptor {fd} (watched at {place})"));
+        let names: Vec<_> = holds.chain(watched).collect();
+        if names.is_empty() {
+            "nothing: no timer is set, and nothing outside is known that could wake the loop".into()
+        } else {
+            names.join(", ")
+        }
     }
 
     fn expire(&self) {
@@ -552,37 +572,40 @@ impl Core {
 
     /// Runs so many items from the front of the line.
     fn run(&self, count: usize, main: &mut dyn FnMut(u32)) {
-        let mut left = count;
+        let left = Cell::new(count);
         // The guard against panics is around the whole batch: an item pays nothing for it.
-        while left > 0 && !self.escaping.get() {
-            let batch = panic::catch_unwind(AssertUnwindSafe(|| {
-                while left > 0 && !self.escaping.get() {
-                    left -= 1;
-                    let Some(item) = self.line.pop() else { return };
-                    if self.debug.get() {
-                        self.run_timed(item, main);
-                    } else {
-                        self.run_item(item, main);
-                    }
-                }
-            }));
+        while left.get() > 0 && !self.escaping.get() {
+            let batch = panic::catch_unwind(AssertUnwindSafe(|| self.run_batch(&left, main)));
             if let Err(payload) = batch {
                 self.item_panicked(payload);
             }
         }
     }
 
-    fn run_item(&self, item: Ready, main: &mut dyn FnMut(u32)) {
-        match item {
-            Ready::Callback(f, place) => {
+    fn run_batch(&self, left: &Cell<usize>, main: &mut dyn FnMut(u32)) {
+        while left.get() > 0 && !self.escaping.get() {
+            left.set(left.get() - 1);
+            if self.debug.get() {
+                self.run_timed(main);
+            } else {
+                self.run_item(main);
+            }
+        }
+    }
+
+    /// Runs the item in front of the line.
+    #[inline]
+    fn run_item(&self, main: &mut dyn FnMut(u32)) {
+        match self.line.pop() {
+            Some(Ready::Task(runnable)) => {
+                runnable.run();
+            }
+            Some(Ready::Callback(f, place)) => {
                 self.here.set(Some(place));
                 f();
                 context::clear();
             }
-            Ready::Task(runnable) => {
-                runnable.run();
-            }
-            Ready::Io(key, direction) => {
+            Some(Ready::Io(key, direction)) => {
                 if let Some(watcher) = self.table.arrived(key, direction) {
                     self.here.set(Some(watcher.place()));
                     if watcher.ready() == Wants::Pause {
@@ -592,25 +615,25 @@ impl Core {
                     context::clear();
                 }
             }
-            Ready::Timer(key) => {
+            Some(Ready::Timer(key)) => {
                 if let Some((f, place)) = self.timers.take_due(key) {
                     self.here.set(Some(place));
                     f();
                     context::clear();
                 }
             }
-            Ready::Main(run) => main(run),
-            Ready::Cancelled => {}
+            Some(Ready::Main(run)) => main(run),
+            Some(Ready::Cancelled) | None => {}
         }
     }
 
     /// Runs an item and reports it if it held the loop for too long.
     #[cold]
-    fn run_timed(&self, item: Ready, main: &mut dyn FnMut(u32)) {
+    fn run_timed(&self, main: &mut dyn FnMut(u32)) {
         self.here.set(None);
         self.here_task.set(None);
         let began = self.read_clock();
-        self.run_item(item, main);
+        self.run_item(main);
         let duration = self.read_clock().since(began);
         if duration < self.slow.get() {
             return;
@@ -667,7 +690,7 @@ impl Core {
 
     /// Calls the exception handler; whatever it does, the loop goes on.
     pub(crate) fn call_handler(&self, report: &ExceptionContext) {
-        let (Some(handler), Some(core)) = (self.handler.get(), self.shared()) else {
+        let (Some(handler), Some(core)) = (self.handler.get(), self.this.upgrade()) else {
             return default_handler(report);
         };
         let handle = LoopHandle(core);
@@ -680,16 +703,6 @@ impl Core {
                 .with_payload(payload);
             default_handler(&broken);
         }
-    }
-
-    /// This loop as its handles hold it.
-    fn shared(&self) -> Option<Rc<Self>> {
-        let is_self = |core: &Rc<Self>| std::ptr::eq(Rc::as_ptr(core), self);
-        if let Some(core) = Self::current().filter(is_self) {
-            return Some(core);
-        }
-        let homes = HOMES.try_with(|homes| homes.borrow().clone()).ok()?;
-        homes.iter().filter_map(Weak::upgrade).find(is_self)
     }
 
     // ---- Closing -----------------------------------------------------------------------------
@@ -716,7 +729,7 @@ impl Core {
                 idle = false;
                 drop_quietly(removed);
             }
-            if self.line.is_empty() && self.letters.is_empty() && idle {
+            if self.line.is_empty() && !self.letters.has_mail() && idle {
                 if self.records.count() == 0 {
                     break;
                 }
@@ -774,12 +787,12 @@ impl Drop for Running {
         let core = &self.core;
         core.stopping.set(false);
         core.state.set(State::Idle);
-        drop(context::swap(self.context.take()));
+        drop_quietly(context::swap(self.context.take()));
         core.records.enter(self.task);
-        let before = CURRENT.with(|current| current.take());
+        let before = CURRENT.try_with(|current| current.take());
         drop(before);
         core.letters.doorbell().sleep();
-        if matches!(self.driver, Driver::Host(_)) && !core.letters.is_empty() {
+        if matches!(self.driver, Driver::Host(_)) && core.letters.has_mail() {
             // A letter that came while the loop was awake must still reach a host that now sleeps.
             core.letters.ring();
         }
@@ -787,8 +800,27 @@ impl Drop for Running {
 }
 
 /// Puts a woken task in its loop's line, or in the letter-box from another thread.
-pub(crate) fn schedule(letters: &Arc<Letters>, runnable: Runnable) {
-    match home(letters) {
+pub(crate) fn schedule(runnable: Runnable<Arc<Letters>>) {
+    let mut runnable = Some(runnable);
+    // The usual case first, without touching a count: the loop that runs in this thread.
+    let _ = CURRENT.try_with(|current| {
+        let current = current.borrow();
+        if let (Some(core), Some(woken)) = (&*current, &runnable)
+            && Arc::ptr_eq(&core.letters, woken.metadata())
+            && let Some(woken) = runnable.take()
+        {
+            core.join(Ready::Task(woken));
+        }
+    });
+    if let Some(runnable) = runnable {
+        schedule_elsewhere(runnable);
+    }
+}
+
+#[cold]
+fn schedule_elsewhere(runnable: Runnable<Arc<Letters>>) {
+    let letters = Arc::clone(runnable.metadata());
+    match home(&letters) {
         Some(core) => core.join(Ready::Task(runnable)),
         None => {
             if let Err(Letter::Task(runnable)) = letters.post(Letter::Task(runnable)) {

@@ -314,7 +314,7 @@ impl EventLoop {
     /// until [`descriptor`](Self::descriptor) is readable.
     pub fn is_idle(&self) -> bool {
         let core = &self.handle.0;
-        core.line.is_empty() && core.letters.is_empty() && !core.is_stopping()
+        core.line.is_empty() && !core.letters.has_mail() && !core.is_stopping()
     }
 
     /// Returns a descriptor of the host's own that is readable when a turn would find something.
@@ -424,14 +424,12 @@ impl<'a, T> Main<'a, T> {
             queued: AtomicBool::new(true),
         });
         let waker = Waker::from(Arc::clone(&queue));
-        let key = core.records.insert(place);
-        let task_waker = waker.clone();
-        let context = running.context();
-        core.records.with(key, |task| {
-            task.waker = Some(task_waker);
-            task.context = context;
-            task.started = true;
-        });
+        let mut record = Record::new(place);
+        record.waker = Some(waker.clone());
+        record.context = running.context();
+        record.started = true;
+        let key = core.records.next_key();
+        core.records.insert(key, record);
         core.join(Ready::Main(run));
         Self {
             core,

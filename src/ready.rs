@@ -30,7 +30,7 @@ pub(crate) enum Ready {
     /// A plain callback, and where it was scheduled.
     Callback(Box<dyn FnOnce()>, &'static Location<'static>),
     /// A task that has been woken.
-    Task(Runnable),
+    Task(Runnable<Arc<Letters>>),
     /// A watched source that is ready: a key of the table.
     Io(WatchKey, Direction),
     /// A timer that is due: a key of the shelf.
@@ -57,6 +57,7 @@ impl Line {
     }
 
     /// Puts an item at the end and returns its number.
+    #[inline]
     pub(crate) fn push(&self, item: Ready) -> u64 {
         let mut items = self.items.borrow_mut();
         let number = self.left.get() + items.len() as u64;
@@ -64,6 +65,7 @@ impl Line {
         number
     }
 
+    #[inline]
     pub(crate) fn pop(&self) -> Option<Ready> {
         let item = self.items.borrow_mut().pop_front();
         if item.is_some() {
@@ -83,10 +85,12 @@ impl Line {
         }
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.items.borrow().len()
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.items.borrow().is_empty()
     }
@@ -100,7 +104,7 @@ impl Line {
 /// Work from another thread.
 pub(crate) enum Letter {
     Callback(Box<dyn FnOnce() + Send>, &'static Location<'static>),
-    Task(Runnable),
+    Task(Runnable<Arc<Letters>>),
     Main(u32),
 }
 
@@ -117,6 +121,8 @@ impl From<Letter> for Ready {
 /// The letter-box, its doorbell, and what other threads may know of a loop.
 pub(crate) struct Letters {
     queue: ConcurrentQueue<Letter>,
+    /// Set after each push; read in every turn, where asking the queue itself would cost more.
+    mail: AtomicBool,
     doorbell: Doorbell,
     /// Gone once the loop is closed, so that who keeps a way in keeps no descriptor open.
     bell: Mutex<Option<Arc<dyn Bell>>>,
@@ -131,6 +137,7 @@ impl Letters {
     pub(crate) fn new(bell: Arc<dyn Bell>) -> Self {
         Self {
             queue: ConcurrentQueue::unbounded(),
+            mail: AtomicBool::new(false),
             doorbell: Doorbell::new(),
             bell: Mutex::new(Some(bell)),
             closing: AtomicBool::new(false),
@@ -141,9 +148,10 @@ impl Letters {
 
     /// Puts a letter in the box and rings if the loop sleeps; gives it back if the box is closed.
     pub(crate) fn post(&self, letter: Letter) -> Result<(), Letter> {
-        self.queue
-            .push(letter)
-            .map_err(|refused| refused.into_inner())?;
+        let pushed = self.queue.push(letter);
+        pushed.map_err(|refused| refused.into_inner())?;
+        // Before the bell, so that a loop that falls asleep in between sees it when it looks again.
+        self.mail.store(true, Ordering::Release);
         self.ring_if_asleep();
         Ok(())
     }
@@ -152,8 +160,15 @@ impl Letters {
         self.queue.pop().ok()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+    /// Whether a letter has come since [`notice_mail`](Self::notice_mail).
+    #[inline]
+    pub(crate) fn has_mail(&self) -> bool {
+        self.mail.load(Ordering::Acquire)
+    }
+
+    /// Says that the box is about to be emptied; what comes from now on is new mail.
+    pub(crate) fn notice_mail(&self) {
+        self.mail.swap(false, Ordering::AcqRel);
     }
 
     pub(crate) fn doorbell(&self) -> &Doorbell {
@@ -224,6 +239,12 @@ impl Letters {
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|(other, _)| *other != number);
         self.ring_if_asleep();
+    }
+
+    /// Whether there is work outside that has said that it will come back.
+    pub(crate) fn is_held(&self) -> bool {
+        let holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        !holds.is_empty()
     }
 
     /// The names of the work outside.

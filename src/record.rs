@@ -35,12 +35,14 @@ pub(crate) struct Record {
     pub(crate) started: bool,
     /// The grace period is over.
     pub(crate) overdue: bool,
-    /// The task has ended; its record stays for whoever holds its handle.
+    /// The task has ended; its record stays for the name's sake while somebody holds its handle.
     pub(crate) ended: bool,
     /// Somebody holds its handle.
     pub(crate) held: bool,
     /// Not shown in `all_tasks`.
     pub(crate) hidden: bool,
+    /// It has a request, a context or a grace period.
+    pub(crate) noisy: bool,
     pub(crate) place: &'static Location<'static>,
     pub(crate) context: Option<Context>,
     /// Wakes the task; `None` while it is being made.
@@ -62,9 +64,9 @@ pub(crate) struct Rare {
 }
 
 impl Record {
-    pub(crate) fn new(number: u32, place: &'static Location<'static>) -> Self {
+    pub(crate) fn new(place: &'static Location<'static>) -> Self {
         Self {
-            number,
+            number: 0,
             requests: 0,
             deferred: 0,
             started: false,
@@ -72,6 +74,7 @@ impl Record {
             ended: false,
             held: false,
             hidden: false,
+            noisy: false,
             place,
             context: None,
             waker: None,
@@ -130,6 +133,8 @@ pub(crate) struct Records {
     /// The task whose future is being polled.
     current: Cell<TaskKey>,
     last_number: Cell<u32>,
+    /// How many tasks have something that must be looked at in each of their polls.
+    noisy: Cell<u32>,
     /// Is told of every task that ends.
     on_end: Cell<Option<Waker>>,
 }
@@ -141,20 +146,27 @@ impl Records {
             waits: RefCell::new(Slab::new()),
             current: Cell::new(TaskKey::NONE),
             last_number: Cell::new(0),
+            noisy: Cell::new(0),
             on_end: Cell::new(None),
         }
     }
 
-    /// Makes the record of a new task.
-    pub(crate) fn insert(&self, place: &'static Location<'static>) -> TaskKey {
+    /// The key of a task that is about to be made.
+    pub(crate) fn next_key(&self) -> TaskKey {
         // Zero stands for "no task", so the count steps over it.
         let number = self.last_number.get().checked_add(1).unwrap_or(1);
         self.last_number.set(number);
-        let slot = self.tasks.borrow_mut().insert(Record::new(number, place));
-        TaskKey {
-            slot: slot as u32,
-            number,
+        TaskKey { slot: self.tasks.borrow().vacant_key() as u32, number }
+    }
+
+    /// Puts the record of a new task in the place of its key, which was the last one given out.
+    pub(crate) fn insert(&self, key: TaskKey, mut record: Record) {
+        record.number = key.number;
+        if record.noisy {
+            self.noisy.set(self.noisy.get() + 1);
         }
+        let slot = self.tasks.borrow_mut().insert(record);
+        debug_assert_eq!(slot, key.slot as usize);
     }
 
     /// Takes the record of a task that has ended.
@@ -163,7 +175,25 @@ impl Records {
         let known = tasks
             .get(key.slot as usize)
             .is_some_and(|task| task.number == key.number);
-        known.then(|| tasks.remove(key.slot as usize))
+        let record = known.then(|| tasks.remove(key.slot as usize))?;
+        if record.noisy {
+            self.noisy.set(self.noisy.get() - 1);
+        }
+        Some(record)
+    }
+
+    /// Whether no task has anything that must be looked at before or after a poll: a request, a
+    /// context, a grace period.
+    #[inline]
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.noisy.get() == 0
+    }
+
+    /// Notes that a task is to be looked at in each of its polls from now on.
+    pub(crate) fn make_noisy(&self, task: &mut Record) {
+        if !std::mem::replace(&mut task.noisy, true) {
+            self.noisy.set(self.noisy.get() + 1);
+        }
     }
 
     /// Looks at a live task's record; `look` runs no foreign code.
@@ -237,6 +267,7 @@ impl Records {
     }
 
     /// Makes a task the current one and returns the one that was.
+    #[inline]
     pub(crate) fn enter(&self, key: TaskKey) -> TaskKey {
         self.current.replace(key)
     }
@@ -284,9 +315,14 @@ mod tests {
     #[test]
     fn a_record_is_found_by_its_key_and_not_by_its_slot_alone() {
         let records = Records::new();
-        let first = records.insert(Location::caller());
+        let insert = || {
+            let key = records.next_key();
+            records.insert(key, Record::new(Location::caller()));
+            key
+        };
+        let first = insert();
         assert!(records.remove(first).is_some());
-        let second = records.insert(Location::caller());
+        let second = insert();
         assert_eq!(
             (first.slot, first.number, second.number),
             (second.slot, 1, 2)

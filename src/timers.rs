@@ -217,6 +217,12 @@ impl Timers {
         }
     }
 
+    /// Whether there may be something on the shelf.
+    #[inline]
+    pub(crate) fn any(&self) -> bool {
+        self.any.get()
+    }
+
     /// The deadline of the next live timer.
     pub(crate) fn next_deadline(&self) -> Option<Ticks> {
         if !self.any.get() {

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 #[cfg(unix)]
 use std::os::fd::{AsFd, RawFd};
-use std::panic::Location;
+use std::panic::{self, AssertUnwindSafe, Location};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as PollContext, Poll, Waker};
@@ -172,15 +172,19 @@ fn explained(error: io::Error, id: SourceId) -> io::Error {
     // epoll's way to say that the descriptor has no readiness.
     const EPERM: i32 = 1;
     match id {
-        SourceId::Fd(fd) if error.raw_os_error() == Some(EPERM) => io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!(
-                "descriptor {fd} cannot be watched: it is a regular file, a directory or the like, \
-                 which is always ready; read it in a thread"
-            ),
-        ),
+        SourceId::Fd(fd) if error.raw_os_error() == Some(EPERM) => always_ready(fd),
         _ => error,
     }
+}
+
+fn always_ready(fd: i32) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!(
+            "descriptor {fd} cannot be watched: it is a regular file, a directory or the like, \
+             which is always ready; read it in a thread"
+        ),
+    )
 }
 
 /// A callback in its seat.
@@ -260,8 +264,15 @@ impl Watcher for Side {
             return Wants::Pause;
         }
         self.times.set(self.times.get() + 1);
+        // Each is told, also when the waker of an earlier one panics; that goes to the loop.
+        let mut panicked = None;
         for (_, waker) in waiting {
-            waker.wake();
+            if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+                panicked = Some(payload);
+            }
+        }
+        if let Some(payload) = panicked {
+            panic::resume_unwind(payload);
         }
         Wants::More
     }
@@ -276,9 +287,8 @@ impl LoopHandle {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a descriptor in blocking mode and for one
-    /// that is always ready, such as a regular file; [`ResourceBusy`](io::ErrorKind::ResourceBusy)
-    /// for one that is watched already; [`NotConnected`](io::ErrorKind::NotConnected) on a closed
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a descriptor in blocking mode, such as a
+    /// regular file; [`ResourceBusy`](io::ErrorKind::ResourceBusy) for one that is watched already; [`NotConnected`](io::ErrorKind::NotConnected) on a closed
     /// loop. Nothing is changed then.
     #[track_caller]
     pub fn watch<S: Watchable>(&self, io: S) -> io::Result<Watched<S>> {
@@ -326,11 +336,17 @@ impl LoopHandle {
     }
 }
 
+/// A read that blocks would stop the whole loop.
 fn refuse_blocking(source: &Source, id: SourceId) -> io::Result<()> {
     #[cfg(unix)]
     if let (Source::Fd(fd), SourceId::Fd(number)) = (source, id) {
-        let flags = rustix::fs::fcntl_getfl(fd.as_fd())?;
-        if !flags.contains(rustix::fs::OFlags::NONBLOCK) {
+        use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
+
+        if !fcntl_getfl(fd.as_fd())?.contains(OFlags::NONBLOCK) {
+            let kind = FileType::from_raw_mode(fstat(fd.as_fd())?.st_mode);
+            if matches!(kind, FileType::RegularFile | FileType::Directory) {
+                return Err(always_ready(number));
+            }
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!(

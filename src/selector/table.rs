@@ -323,6 +323,13 @@ impl Table {
         std::mem::take(&mut side.queued).then(|| Rc::clone(&side.watcher))
     }
 
+    /// Whether a descriptor is watched that could bring something from outside.
+    pub(crate) fn has_outside(&self) -> bool {
+        let entries = self.entries.borrow();
+        let mut watched = entries.slab.iter().map(|(_, entry)| entry);
+        watched.any(|entry| matches!(entry.id, SourceId::Fd(_)) && !entry.interest().is_none())
+    }
+
     /// Names every descriptor that could bring something from outside.
     pub(crate) fn outside(&self) -> Vec<(i32, &'static Location<'static>)> {
         let watchers: Vec<_> = {

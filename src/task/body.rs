@@ -15,7 +15,7 @@ use std::thread;
 use pin_project_lite::pin_project;
 
 use super::{cancel, reference};
-use crate::context;
+use crate::context::{self, Context};
 use crate::core::Core;
 use crate::error::{Cancelled, JoinError, Payload, drop_quietly};
 use crate::key::TaskKey;
@@ -71,51 +71,29 @@ impl<F: Future> Future for Body<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut PollContext<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let (core, key) = (&**this.core, *this.key);
-        let begun = core.records.with(key, |task| {
-            task.started |= !task.must_end();
-            (task.must_end(), task.context.take(), task.place)
-        });
-        let Some((must_end, context, place)) = begun else {
-            return Poll::Ready(Outcome::failed(Cancelled::new().into()));
-        };
-        let Some(future) = this.future.as_mut().as_pin_mut() else {
-            return Poll::Ready(Outcome::failed(Cancelled::new().into()));
-        };
+        let quiet = core.records.is_quiet() && !context::is_used() && !core.debug.get();
+        let outer = core.records.enter(key);
+        let before = if quiet { Before::default() } else { Before::of(core, key) };
+        let (step, dropped) = step(this.future.as_mut(), before.must_end, cx);
+        if let Step::Pending = step {
+            if !quiet || context::is_used() {
+                before.suspend(core, key);
+            }
+            core.records.enter(outer);
+            return Poll::Pending;
+        }
 
         // Everything of the task, its destructors too, runs as the task and in its context.
-        let outer = core.records.enter(key);
-        let entered = context::swap(context);
-        if core.debug.get() {
-            core.note_item(place, core.records.with(key, |task| task.name()));
-        }
-        let step = if must_end {
-            Step::Dropped
-        } else {
-            match quietly(|| future.poll(cx)) {
-                Ok(Poll::Pending) => {
-                    if let Some(context) = context::swap(entered) {
-                        core.records.with(key, |task| task.context = Some(context));
-                    }
-                    core.records.enter(outer);
-                    return Poll::Pending;
-                }
-                Ok(Poll::Ready(value)) => Step::Returned(value),
-                Err(payload) => Step::Panicked(payload),
-            }
-        };
-
         let about = || reference::about(this.core, key);
-        if let Err(payload) = quietly(|| this.future.set(None)) {
+        if let Some(payload) = dropped {
             about().report("panic in the destructor of task", payload);
         }
-        let asked = cancel::take_request(core, key);
+        let asked =
+            if core.records.is_quiet() { None } else { cancel::take_request(core, key) };
         let outcome = match (step, asked) {
             (Step::Returned(value), None) => {
                 let about = this.check.map(|check| Box::new((about(), Some(check))));
-                Outcome {
-                    result: Some(Ok(value)),
-                    about,
-                }
+                Outcome { result: Some(Ok(value)), about }
             }
             (Step::Returned(value), Some(cancelled)) => {
                 // The request came before the body's return: the value is nobody's.
@@ -124,23 +102,91 @@ impl<F: Future> Future for Body<F> {
                 }
                 Outcome::failed(cancelled.into())
             }
-            (Step::Dropped, cancelled) => Outcome::failed(cancelled.unwrap_or_default().into()),
             (Step::Panicked(payload), _) => Outcome {
                 result: Some(Err(Box::new(JoinError::Panicked(Payload::new(payload))))),
                 about: Some(Box::new((about(), None))),
             },
+            (Step::Dropped | Step::Pending, cancelled) => {
+                Outcome::failed(cancelled.unwrap_or_default().into())
+            }
         };
-        drop(context::swap(entered));
+        drop_quietly(context::swap(before.outer));
         core.records.enter(outer);
-        reference::end(this.core, key);
+        reference::end(core, key);
         Poll::Ready(outcome)
     }
 }
 
-/// How a body ended.
+/// What a task needs before it is polled.
+#[derive(Default)]
+struct Before {
+    must_end: bool,
+    /// The context that was current.
+    outer: Option<Context>,
+}
+
+impl Before {
+    /// Enters the task's context.
+    fn of(core: &Core, key: TaskKey) -> Self {
+        let begun = core.records.with(key, |task| {
+            let must_end = task.must_end();
+            task.started |= !must_end;
+            (must_end, task.context.take(), task.place, core.debug.get().then(|| task.name()))
+        });
+        let Some((must_end, context, place, name)) = begun else { return Self::default() };
+        if name.is_some() {
+            core.note_item(place, name);
+        }
+        Self { must_end, outer: context::swap(context) }
+    }
+
+    /// Leaves the task's context, which stays with the task until its next poll.
+    fn suspend(self, core: &Core, key: TaskKey) {
+        let context = context::swap(self.outer);
+        if context.is_some() {
+            let before = core.records.with(key, |task| {
+                core.records.make_noisy(task);
+                std::mem::replace(&mut task.context, context)
+            });
+            drop(before);
+        }
+    }
+}
+
+/// Polls a future, or drops it; drops it also when it is over. Neither lets a panic out.
+fn step<F: Future>(
+    mut future: Pin<&mut Option<F>>,
+    must_end: bool,
+    cx: &mut PollContext<'_>,
+) -> (Step<F::Output>, Option<Box<dyn Any + Send>>) {
+    let mut step = Step::Dropped;
+    let polled = quietly(|| {
+        if !must_end && let Some(polled) = future.as_mut().as_pin_mut() {
+            match polled.poll(cx) {
+                Poll::Pending => {
+                    step = Step::Pending;
+                    return;
+                }
+                Poll::Ready(value) => step = Step::Returned(value),
+            }
+        }
+        future.set(None);
+    });
+    let Err(payload) = polled else { return (step, None) };
+    if future.is_some() {
+        // The poll itself panicked: the future has still to be dropped.
+        let dropped = quietly(|| future.set(None)).err();
+        return (Step::Panicked(payload), dropped);
+    }
+    (step, Some(payload))
+}
+
+/// How a step of a body ended.
 enum Step<T> {
     Returned(T),
     Panicked(Box<dyn Any + Send>),
+    /// Not at all.
+    Pending,
     /// It was asked to end, and was not polled again.
     Dropped,
 }

@@ -17,6 +17,7 @@ use crate::core::{Core, LoopHandle, schedule};
 use crate::error::{Cancelled, LoopClosed};
 use crate::key::TaskKey;
 use crate::ready::Ready;
+use crate::record::Record;
 
 /// Configures a task before it is made; made by [`LoopHandle::task`].
 #[must_use = "a builder makes nothing until `create`"]
@@ -192,23 +193,25 @@ fn spawn<F: Future + 'static>(
         hidden,
     } = settings;
     let context = context.or_else(Context::capture);
-    let key = core.records.insert(place);
+    let key = core.records.next_key();
     let body = Body::new(future, Rc::clone(core), key, check);
     let letters = Arc::clone(&core.letters);
-    let (runnable, task) =
-        async_task::spawn_local(body, move |runnable| schedule(&letters, runnable));
-    let waker = runnable.waker();
-    core.records.with(key, |task| {
-        task.waker = Some(waker);
-        task.context = context;
-        task.hidden = hidden;
-        task.held = true;
-        if name.is_some() || grace.is_some() {
-            let rare = task.rare();
-            rare.name = name;
-            rare.grace = grace;
-        }
-    });
+    let builder = async_task::Builder::new().metadata(letters);
+    let (runnable, task) = builder.spawn_local(|_| body, schedule);
+
+    let mut record = Record::new(place);
+    record.waker = Some(runnable.waker());
+    record.noisy = context.is_some() || grace.is_some();
+    record.context = context;
+    record.hidden = hidden;
+    record.held = true;
+    if name.is_some() || grace.is_some() {
+        let rare = record.rare();
+        rare.name = name;
+        rare.grace = grace;
+    }
+    core.records.insert(key, record);
+
     let task = Task::new(task.fallible(), core, key);
     if eager && core.is_running() {
         runnable.run();

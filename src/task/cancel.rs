@@ -33,6 +33,7 @@ pub(crate) fn cancel(core: &Rc<Core>, key: TaskKey, reason: Option<Arc<str>>) ->
             return None;
         }
         task.requests += 1;
+        core.records.make_noisy(task);
         let before = reason.map(|reason| task.rare().reason.replace(reason));
         let first = task.requests == 1;
         let grace = task.grace().filter(|_| first && task.started);

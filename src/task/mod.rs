@@ -33,6 +33,7 @@ pub use self::reference::{TaskRef, Wait, WaitOn, current_task};
 use crate::core::{Core, LoopHandle};
 use crate::error::{Cancelled, JoinError};
 use crate::key::TaskKey;
+use crate::ready::Letters;
 use crate::record::On;
 
 /// Awaits a task, or ends it; made by [`LoopHandle::create_task`].
@@ -55,14 +56,14 @@ use crate::record::On;
 #[must_use = "dropping a task detaches it: write `drop(task)` if that is meant"]
 pub struct Task<T: 'static> {
     /// `None` once it has given its value, and for a task that a closed loop has refused.
-    task: Option<FallibleTask<Outcome<T>>>,
+    task: Option<FallibleTask<Outcome<T>, Arc<Letters>>>,
     core: Rc<Core>,
     key: TaskKey,
     wait: Option<u32>,
 }
 
 impl<T: 'static> Task<T> {
-    fn new(task: FallibleTask<Outcome<T>>, core: &Rc<Core>, key: TaskKey) -> Self {
+    fn new(task: FallibleTask<Outcome<T>, Arc<Letters>>, core: &Rc<Core>, key: TaskKey) -> Self {
         Self {
             task: Some(task),
             core: Rc::clone(core),

@@ -260,44 +260,50 @@ pub(super) fn about(core: &Rc<Core>, key: TaskKey) -> About {
     }
 }
 
-/// Notes that a task has ended; its name stays for whoever holds its handle.
-pub(super) fn end(core: &Rc<Core>, key: TaskKey) {
-    let held = core.records.with(key, |task| {
+/// Notes that a task has ended. A name that was given stays for whoever holds the task's handle.
+pub(super) fn end(core: &Core, key: TaskKey) {
+    let kept = core.records.with(key, |task| {
         task.ended = true;
-        let rare = task.rare.as_mut();
-        let (asked, timer) = rare.map_or((Vec::new(), None), |rare| {
-            (std::mem::take(&mut rare.asked), rare.grace_timer.take())
-        });
-        (
-            task.held,
-            task.waker.take(),
-            task.context.take(),
-            asked,
-            timer,
-        )
+        (task.held && task.rare.is_some()).then(|| {
+            let rare = task.rare();
+            let timer = rare.grace_timer.take();
+            (task.waker.take(), task.context.take(), std::mem::take(&mut task.rare().asked), timer)
+        })
     });
-    let Some((held, waker, context, asked, timer)) = held else {
-        return;
-    };
-    if let Some(timer) = timer {
-        drop(core.timers.remove(timer));
+    match kept.flatten() {
+        Some((waker, context, asked, timer)) => {
+            if let Some(timer) = timer {
+                drop(core.timers.remove(timer));
+            }
+            drop_quietly((waker, context, asked));
+        }
+        None => drop_record(core, core.records.remove(key)),
     }
-    drop_quietly((waker, context, asked));
     if let Some(waker) = core.records.take_end_waker() {
         core.wake(waker);
     }
-    if !held {
-        drop(core.records.remove(key));
+}
+
+fn drop_record(core: &Core, record: Option<Record>) {
+    let Some(mut record) = record else { return };
+    // The waker is the loop's own; what else there may be is foreign.
+    drop(record.waker.take());
+    if record.context.is_some() || record.rare.is_some() {
+        let rare = record.rare.as_mut();
+        if let Some(timer) = rare.and_then(|rare| rare.grace_timer.take()) {
+            drop(core.timers.remove(timer));
+        }
+        drop_quietly(record);
     }
 }
 
 /// Notes that nobody holds the handle of a task any more.
-pub(super) fn release(core: &Rc<Core>, key: TaskKey) {
+pub(super) fn release(core: &Core, key: TaskKey) {
     let ended = core.records.with(key, |task| {
         task.held = false;
         task.ended
     });
     if ended == Some(true) {
-        drop(core.records.remove(key));
+        drop_record(core, core.records.remove(key));
     }
 }
