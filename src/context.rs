@@ -218,20 +218,23 @@ impl Context {
     }
 
     /// Returns a copy of the current context, or `None` if that is empty.
+    #[inline]
     pub(crate) fn capture() -> Option<Self> {
-        if !is_used() {
-            return None;
+        if is_used() {
+            Self::capture_used()
+        } else {
+            None
         }
-        CURRENT
-            .try_with(|current| {
-                current
-                    .borrow()
-                    .as_ref()
-                    .filter(|c| !c.is_empty())
-                    .map(Self::copy)
-            })
+    }
+
+    #[cold]
+    fn capture_used() -> Option<Self> {
+        let current = CURRENT.try_with(|current| current.borrow().clone());
+        current
             .ok()
             .flatten()
+            .filter(|current| !current.is_empty())
+            .map(|current| current.copy())
     }
 
     fn current_shared() -> Self {

@@ -96,6 +96,9 @@ pub(crate) struct Core {
     now: Cell<Ticks>,
     state: Cell<State>,
     stopping: Cell<bool>,
+    /// Whether a turn is at its items, and how many it has still to run.
+    working: Cell<bool>,
+    left: Cell<usize>,
     pace: Pace,
     /// Scratch of the turn, empty between its steps.
     reported: Cell<Vec<Readiness>>,
@@ -126,19 +129,21 @@ enum State {
 struct Pace {
     poll_every: u32,
     own_selector: bool,
-    /// Items since the last wait, and since the last reading of the clock.
-    ran: Cell<u32>,
-    unread: Cell<u32>,
+    /// How many items may still run before the next wait; at zero the turn waits.
+    fuel: Cell<u32>,
+    /// How many items may still run before the next reading of the clock.
+    until_reading: Cell<u32>,
     waited_at: Cell<Ticks>,
-    must_wait: Cell<bool>,
 }
 
 impl Pace {
     /// Counts what a turn is about to run.
+    #[inline]
     fn count(&self, items: usize) {
         let items = u32::try_from(items).unwrap_or(u32::MAX);
-        self.ran.set(self.ran.get().saturating_add(items));
-        self.unread.set(self.unread.get().saturating_add(items));
+        self.fuel.set(self.fuel.get().saturating_sub(items));
+        self.until_reading
+            .set(self.until_reading.get().saturating_sub(items));
     }
 }
 
@@ -217,13 +222,14 @@ impl Core {
             now: Cell::new(Ticks(0)),
             state: Cell::new(State::Idle),
             stopping: Cell::new(false),
+            working: Cell::new(false),
+            left: Cell::new(0),
             pace: Pace {
                 poll_every: parts.poll_every,
                 own_selector: parts.own_selector,
-                ran: Cell::new(0),
-                unread: Cell::new(0),
+                fuel: Cell::new(0),
+                until_reading: Cell::new(0),
                 waited_at: Cell::new(Ticks(0)),
-                must_wait: Cell::new(true),
             },
             reported: Cell::default(),
             due: Cell::default(),
@@ -267,6 +273,13 @@ impl Core {
 
     pub(crate) fn stop(&self) {
         self.stopping.set(true);
+        // A turn that begins with a stop asked waits.
+        self.pace.fuel.set(0);
+    }
+
+    pub(crate) fn set_debug(&self, debug: bool) {
+        self.debug.set(debug);
+        self.pace.fuel.set(0);
     }
 
     /// The time of the last reading.
@@ -278,7 +291,7 @@ impl Core {
     pub(crate) fn read_clock(&self) -> Ticks {
         let now = self.origin.ticks(self.clock.now());
         self.now.set(now);
-        self.pace.unread.set(0);
+        self.pace.until_reading.set(ITEMS_BETWEEN_READINGS);
         now
     }
 
@@ -329,14 +342,13 @@ impl Core {
 
     #[inline]
     fn take_letters(&self) {
-        if self.letters.has_mail() {
+        if !self.letters.is_empty() {
             self.empty_letter_box();
         }
     }
 
     #[cold]
     fn empty_letter_box(&self) {
-        self.letters.notice_mail();
         while let Some(letter) = self.letters.take() {
             self.line.push(letter.into());
         }
@@ -363,7 +375,8 @@ impl Core {
             Err(_) => return Err(RunError::Io(io::Error::other("the thread is ending"))),
         }
         self.state.set(State::Running);
-        self.pace.must_wait.set(true);
+        self.working.set(false);
+        self.pace.fuel.set(0);
         self.letters.doorbell().wake();
         Ok(Running {
             core: Rc::clone(self),
@@ -373,44 +386,90 @@ impl Core {
         })
     }
 
-    /// One turn. `main` polls the future of the run with this number. Says whether to leave.
-    pub(crate) fn turn(&self, driver: Driver, main: &mut dyn FnMut(u32)) -> Result<bool, RunError> {
-        if self.forks != fork::generation() {
-            return Err(RunError::Forked);
+    /// Makes turns: one for a host, else until a stop is asked. Says whether one was.
+    ///
+    /// `main` polls the future of the run with the number it is given.
+    pub(crate) fn turns(
+        &self,
+        driver: Driver,
+        main: &mut dyn FnMut(u32),
+    ) -> Result<bool, RunError> {
+        loop {
+            // One guard against panics for all turns: an item pays nothing for it.
+            let made = panic::catch_unwind(AssertUnwindSafe(|| self.make_turns(driver, main)));
+            match made {
+                Ok(made) => return made,
+                Err(payload) if self.working.get() => self.item_panicked(payload),
+                // A caller's selector or clock; no item is to blame.
+                Err(payload) => panic::resume_unwind(payload),
+            }
+            if self.escaping.get() {
+                self.leave_by_panic();
+            }
         }
-        // 1. to 4.
-        self.notice_remote_stop();
-        let busy = self.stopping.get() || !self.line.is_empty() || self.letters.has_mail();
-        if busy && self.may_skip_wait(driver) {
-            self.take_letters();
-        } else {
-            self.wait(busy, driver)?;
-        }
+    }
 
-        // 5.
-        if self.timers.any() {
-            self.expire();
-        }
+    fn make_turns(&self, driver: Driver, main: &mut dyn FnMut(u32)) -> Result<bool, RunError> {
+        loop {
+            // After a panic the turn goes on with the items that are left of it.
+            if !self.working.get() {
+                // 1. to 4.
+                if self.may_skip_wait() {
+                    self.take_letters();
+                } else {
+                    self.wait(driver)?;
+                }
 
-        // 6.
-        let count = self.line.len();
-        self.pace.count(count);
-        self.run(count, main);
-        if self.escaping.take()
-            && let Some(payload) = self.escaped.take()
-        {
+                // 5.
+                if self.timers.any() {
+                    self.expire();
+                }
+
+                // 6.
+                let count = self.line.len();
+                self.left.set(count);
+                self.pace.count(count);
+                self.working.set(true);
+            }
+            while self.left.get() > 0 {
+                self.left.set(self.left.get() - 1);
+                if self.debug.get() {
+                    self.run_timed(main);
+                } else {
+                    self.run_item(main);
+                }
+                if self.escaping.get() {
+                    self.leave_by_panic();
+                }
+            }
+            self.working.set(false);
+
+            // 7.
+            self.notice_remote_stop();
+            if self.stopping.get() || matches!(driver, Driver::Host(_)) {
+                return Ok(self.stopping.get());
+            }
+        }
+    }
+
+    /// Lets a panic leave the run; the line behind it stays as it is.
+    #[cold]
+    fn leave_by_panic(&self) {
+        self.working.set(false);
+        self.escaping.set(false);
+        if let Some(payload) = self.escaped.take() {
             panic::resume_unwind(payload);
         }
-
-        // 7.
-        self.notice_remote_stop();
-        Ok(self.stopping.get())
     }
 
     /// Steps 1 to 4 of a turn that waits.
-    fn wait(&self, busy: bool, driver: Driver) -> Result<(), RunError> {
+    fn wait(&self, driver: Driver) -> Result<(), RunError> {
+        if self.forks != fork::generation() {
+            return Err(RunError::Forked);
+        }
+        self.notice_remote_stop();
         let mut reported = self.reported.take();
-        let parked = self.park(busy, driver, &mut reported);
+        let parked = self.park(driver, &mut reported);
         self.take_letters();
         for report in reported.drain(..) {
             for (key, direction) in self.table.ready(report).into_iter().flatten() {
@@ -418,6 +477,13 @@ impl Core {
             }
         }
         self.reported.set(reported);
+        let pace = &self.pace;
+        let skips = pace.own_selector && !self.debug.get() && matches!(driver, Driver::Run);
+        pace.fuel.set(if skips && !self.stopping.get() {
+            pace.poll_every
+        } else {
+            0
+        });
         parked
     }
 
@@ -428,30 +494,22 @@ impl Core {
         }
     }
 
-    fn may_skip_wait(&self, driver: Driver) -> bool {
+    /// Whether this turn may leave out the system wait.
+    #[inline]
+    fn may_skip_wait(&self) -> bool {
         let pace = &self.pace;
-        if pace.must_wait.replace(false)
-            || self.stopping.get()
-            || !pace.own_selector
-            || self.debug.get()
-            || matches!(driver, Driver::Host(_))
-            || pace.ran.get() >= pace.poll_every
-        {
+        if pace.fuel.get() == 0 || self.line.is_empty() {
             return false;
         }
-        if pace.unread.get() >= ITEMS_BETWEEN_READINGS {
+        if pace.until_reading.get() == 0 {
             self.read_clock();
         }
         self.now.get().0.saturating_sub(pace.waited_at.get().0) < MOST_BETWEEN_WAITS
     }
 
-    fn park(
-        &self,
-        busy: bool,
-        driver: Driver,
-        reported: &mut Vec<Readiness>,
-    ) -> Result<(), RunError> {
+    fn park(&self, driver: Driver, reported: &mut Vec<Readiness>) -> Result<(), RunError> {
         let selector = self.table.selector().ok_or(RunError::Closed)?;
+        let busy = self.stopping.get() || !self.line.is_empty() || !self.letters.is_empty();
         let mut timeout = if busy {
             Some(Duration::ZERO)
         } else {
@@ -468,10 +526,7 @@ impl Core {
         } else {
             self.sleep(&*selector, timeout, reported)?;
         }
-        let now = self.read_clock();
-        self.pace.waited_at.set(now);
-        self.pace.ran.set(0);
-        self.pace.must_wait.set(false);
+        self.pace.waited_at.set(self.read_clock());
         Ok(())
     }
 
@@ -483,7 +538,7 @@ impl Core {
         reported: &mut Vec<Readiness>,
     ) -> Result<(), RunError> {
         self.letters.doorbell().sleep();
-        let came = self.letters.has_mail() || self.letters.stop_asked();
+        let came = !self.letters.is_empty() || self.letters.stop_asked();
         let waited = selector.wait(reported, if came { Some(Duration::ZERO) } else { timeout });
         self.letters.doorbell().wake();
         Ok(waited?)
@@ -499,7 +554,7 @@ impl Core {
         let started = Instant::now();
         loop {
             selector.wait(reported, Some(Duration::ZERO))?;
-            if !reported.is_empty() || self.letters.has_mail() || self.letters.stop_asked() {
+            if !reported.is_empty() || !self.letters.is_empty() || self.letters.stop_asked() {
                 return Ok(());
             }
             let deadline = self.timers.next_deadline().filter(|at| *at != Ticks::NEVER);
@@ -547,7 +602,7 @@ impl Core {
     }
 
     fn expire(&self) {
-        if self.pace.unread.get() >= ITEMS_BETWEEN_READINGS {
+        if self.pace.until_reading.get() == 0 {
             self.read_clock();
         }
         let mut due = self.due.take();
@@ -567,29 +622,6 @@ impl Core {
     pub(crate) fn wake(&self, waker: Waker) {
         if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| waker.wake())) {
             self.report(ExceptionContext::new("panic in a waker").with_payload(payload));
-        }
-    }
-
-    /// Runs so many items from the front of the line.
-    fn run(&self, count: usize, main: &mut dyn FnMut(u32)) {
-        let left = Cell::new(count);
-        // The guard against panics is around the whole batch: an item pays nothing for it.
-        while left.get() > 0 && !self.escaping.get() {
-            let batch = panic::catch_unwind(AssertUnwindSafe(|| self.run_batch(&left, main)));
-            if let Err(payload) = batch {
-                self.item_panicked(payload);
-            }
-        }
-    }
-
-    fn run_batch(&self, left: &Cell<usize>, main: &mut dyn FnMut(u32)) {
-        while left.get() > 0 && !self.escaping.get() {
-            left.set(left.get() - 1);
-            if self.debug.get() {
-                self.run_timed(main);
-            } else {
-                self.run_item(main);
-            }
         }
     }
 
@@ -729,7 +761,7 @@ impl Core {
                 idle = false;
                 drop_quietly(removed);
             }
-            if self.line.is_empty() && !self.letters.has_mail() && idle {
+            if self.line.is_empty() && self.letters.is_empty() && idle {
                 if self.records.count() == 0 {
                     break;
                 }
@@ -792,7 +824,7 @@ impl Drop for Running {
         let before = CURRENT.try_with(|current| current.take());
         drop(before);
         core.letters.doorbell().sleep();
-        if matches!(self.driver, Driver::Host(_)) && core.letters.has_mail() {
+        if matches!(self.driver, Driver::Host(_)) && !core.letters.is_empty() {
             // A letter that came while the loop was awake must still reach a host that now sleeps.
             core.letters.ring();
         }

@@ -243,12 +243,8 @@ impl EventLoop {
         let running = core.begin(Driver::Run)?;
         let mut main = Main::new(core, &running, Location::caller());
         let mut future = pin!(future.into_future());
-        loop {
-            let leave = core.turn(Driver::Run, &mut |run| main.poll(run, future.as_mut()))?;
-            if leave {
-                return main.outcome();
-            }
-        }
+        core.turns(Driver::Run, &mut |run| main.poll(run, future.as_mut()))?;
+        main.outcome()
     }
 
     /// Runs the loop until [`LoopHandle::stop`] is called.
@@ -259,7 +255,7 @@ impl EventLoop {
     pub fn run_forever(&self) -> Result<(), RunError> {
         let core = &self.handle.0;
         let _running = core.begin(Driver::Run)?;
-        while !core.turn(Driver::Run, &mut |_| ())? {}
+        core.turns(Driver::Run, &mut |_| ())?;
         Ok(())
     }
 
@@ -290,7 +286,7 @@ impl EventLoop {
         let core = &self.handle.0;
         let driver = Driver::Host(timeout);
         let _running = core.begin(driver)?;
-        let stop_asked = core.turn(driver, &mut |_| ())?;
+        let stop_asked = core.turns(driver, &mut |_| ())?;
         Ok(if stop_asked {
             Turn::StopAsked
         } else {
@@ -314,7 +310,7 @@ impl EventLoop {
     /// until [`descriptor`](Self::descriptor) is readable.
     pub fn is_idle(&self) -> bool {
         let core = &self.handle.0;
-        core.line.is_empty() && !core.letters.has_mail() && !core.is_stopping()
+        core.line.is_empty() && core.letters.is_empty() && !core.is_stopping()
     }
 
     /// Returns a descriptor of the host's own that is readable when a turn would find something.
@@ -426,8 +422,8 @@ impl<'a, T> Main<'a, T> {
         let waker = Waker::from(Arc::clone(&queue));
         let mut record = Record::new(place);
         record.waker = Some(waker.clone());
-        record.context = running.context();
         record.started = true;
+        record.rare().context = running.context();
         let key = core.records.next_key();
         core.records.insert(key, record);
         core.join(Ready::Main(run));
@@ -451,7 +447,7 @@ impl<'a, T> Main<'a, T> {
             let reason = || task.rare.as_ref().and_then(|rare| rare.reason.clone());
             (
                 task.must_end().then(reason),
-                task.context.take(),
+                task.take_context(),
                 task.place,
             )
         });
@@ -475,7 +471,7 @@ impl<'a, T> Main<'a, T> {
         let context = context::swap(entered);
         records.enter(outer);
         drop(records.with(self.key, |task| {
-            std::mem::replace(&mut task.context, context)
+            std::mem::replace(&mut task.rare().context, context)
         }));
         self.outcome = match polled {
             Ok(Poll::Pending) => return,
@@ -590,7 +586,7 @@ mod with_async_io {
                         Some(running) => running,
                         None => core.begin(driver)?,
                     };
-                    let leave = core.turn(driver, &mut |run| main.poll(run, future.as_mut()))?;
+                    let leave = core.turns(driver, &mut |run| main.poll(run, future.as_mut()))?;
                     drop(entered);
                     if leave {
                         return main.outcome();

@@ -55,6 +55,7 @@ pub fn try_current() -> Result<LoopHandle, NoRunningLoop> {
 }
 
 /// Boxes a callback; a context, where there is one, comes into the same box.
+#[inline]
 pub(crate) fn boxed(f: impl FnOnce() + 'static, context: Option<&Context>) -> Box<dyn FnOnce()> {
     match context {
         None => Box::new(f),
@@ -115,6 +116,7 @@ impl LoopHandle {
         Ok(self.soon(f, Context::capture(), Location::caller()))
     }
 
+    #[inline]
     fn soon(
         &self,
         f: impl FnOnce() + 'static,
@@ -347,7 +349,7 @@ impl LoopHandle {
     /// [`set_slow_callback_duration`](Self::set_slow_callback_duration)), each turn waits on the
     /// selector, and closing the loop reports tasks that are still pending.
     pub fn set_debug(&self, debug: bool) {
-        self.0.debug.set(debug);
+        self.0.set_debug(debug);
     }
 
     /// Tells whether debug mode is on.

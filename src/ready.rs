@@ -44,41 +44,38 @@ pub(crate) enum Ready {
 /// The ready queue.
 pub(crate) struct Line {
     items: RefCell<VecDeque<Ready>>,
-    /// How many items have left the line: the number of the one in front.
-    left: Cell<u64>,
+    /// How many items have been pushed: the number of the next one.
+    pushed: Cell<u64>,
 }
 
 impl Line {
     pub(crate) fn new() -> Self {
         Self {
             items: RefCell::new(VecDeque::new()),
-            left: Cell::new(0),
+            pushed: Cell::new(0),
         }
     }
 
     /// Puts an item at the end and returns its number.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&self, item: Ready) -> u64 {
-        let mut items = self.items.borrow_mut();
-        let number = self.left.get() + items.len() as u64;
-        items.push_back(item);
+        self.items.borrow_mut().push_back(item);
+        let number = self.pushed.get();
+        self.pushed.set(number + 1);
         number
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pop(&self) -> Option<Ready> {
-        let item = self.items.borrow_mut().pop_front();
-        if item.is_some() {
-            self.left.set(self.left.get() + 1);
-        }
-        item
+        self.items.borrow_mut().pop_front()
     }
 
     /// Takes the callback with this number out of its place, if it is still in the line.
     pub(crate) fn take(&self, number: u64) -> Option<Ready> {
-        let place = number.checked_sub(self.left.get())?;
         let mut items = self.items.borrow_mut();
-        let item = items.get_mut(usize::try_from(place).ok()?)?;
+        let front = self.pushed.get() - items.len() as u64;
+        let place = usize::try_from(number.checked_sub(front)?).ok()?;
+        let item = items.get_mut(place)?;
         match item {
             Ready::Callback(..) => Some(std::mem::replace(item, Ready::Cancelled)),
             _ => None,
@@ -101,9 +98,43 @@ impl Line {
     }
 }
 
+/// A callback from another thread.
+///
+/// One that is dropped without having been run tells whoever waits for it.
+pub(crate) trait Posted: Send + Sync {
+    /// Runs as an item of the line.
+    fn run(&self);
+
+    /// Is told that it will never run.
+    fn refuse(&self);
+}
+
+/// The loop's end of a posted callback.
+struct Delivered(Option<Arc<dyn Posted>>);
+
+impl Drop for Delivered {
+    fn drop(&mut self) {
+        if let Some(posted) = self.0.take() {
+            posted.refuse();
+        }
+    }
+}
+
+impl Ready {
+    pub(crate) fn posted(posted: Arc<dyn Posted>, place: &'static Location<'static>) -> Self {
+        let mut delivered = Delivered(Some(posted));
+        let run = move || {
+            if let Some(posted) = delivered.0.take() {
+                posted.run();
+            }
+        };
+        Self::Callback(Box::new(run), place)
+    }
+}
+
 /// Work from another thread.
 pub(crate) enum Letter {
-    Callback(Box<dyn FnOnce() + Send>, &'static Location<'static>),
+    Callback(Arc<dyn Posted>, &'static Location<'static>),
     Task(Runnable<Arc<Letters>>),
     Main(u32),
 }
@@ -111,7 +142,8 @@ pub(crate) enum Letter {
 impl From<Letter> for Ready {
     fn from(letter: Letter) -> Self {
         match letter {
-            Letter::Callback(f, place) => Self::Callback(f, place),
+            // The box is made here: freed in the thread that made it, it costs least.
+            Letter::Callback(posted, place) => Self::posted(posted, place),
             Letter::Task(runnable) => Self::Task(runnable),
             Letter::Main(run) => Self::Main(run),
         }
@@ -121,8 +153,6 @@ impl From<Letter> for Ready {
 /// The letter-box, its doorbell, and what other threads may know of a loop.
 pub(crate) struct Letters {
     queue: ConcurrentQueue<Letter>,
-    /// Set after each push; read in every turn, where asking the queue itself would cost more.
-    mail: AtomicBool,
     doorbell: Doorbell,
     /// Gone once the loop is closed, so that who keeps a way in keeps no descriptor open.
     bell: Mutex<Option<Arc<dyn Bell>>>,
@@ -137,7 +167,6 @@ impl Letters {
     pub(crate) fn new(bell: Arc<dyn Bell>) -> Self {
         Self {
             queue: ConcurrentQueue::unbounded(),
-            mail: AtomicBool::new(false),
             doorbell: Doorbell::new(),
             bell: Mutex::new(Some(bell)),
             closing: AtomicBool::new(false),
@@ -150,8 +179,6 @@ impl Letters {
     pub(crate) fn post(&self, letter: Letter) -> Result<(), Letter> {
         let pushed = self.queue.push(letter);
         pushed.map_err(|refused| refused.into_inner())?;
-        // Before the bell, so that a loop that falls asleep in between sees it when it looks again.
-        self.mail.store(true, Ordering::Release);
         self.ring_if_asleep();
         Ok(())
     }
@@ -160,15 +187,9 @@ impl Letters {
         self.queue.pop().ok()
     }
 
-    /// Whether a letter has come since [`notice_mail`](Self::notice_mail).
     #[inline]
-    pub(crate) fn has_mail(&self) -> bool {
-        self.mail.load(Ordering::Acquire)
-    }
-
-    /// Says that the box is about to be emptied; what comes from now on is new mail.
-    pub(crate) fn notice_mail(&self) {
-        self.mail.swap(false, Ordering::AcqRel);
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
     }
 
     pub(crate) fn doorbell(&self) -> &Doorbell {

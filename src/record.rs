@@ -17,6 +17,7 @@ use std::panic::Location;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use slab::Slab;
 
@@ -27,11 +28,7 @@ use crate::key::{TaskKey, TimerKey};
 /// What is known of one task.
 pub(crate) struct Record {
     pub(crate) number: u32,
-    /// How many requests to cancel have not been taken back.
-    pub(crate) requests: u32,
-    /// How many `defer_cancel` the task is inside of.
-    pub(crate) deferred: u32,
-    /// The body has been polled.
+    /// The body has been polled; kept for tasks with a grace period only.
     pub(crate) started: bool,
     /// The grace period is over.
     pub(crate) overdue: bool,
@@ -44,8 +41,7 @@ pub(crate) struct Record {
     /// It has a request, a context or a grace period.
     pub(crate) noisy: bool,
     pub(crate) place: &'static Location<'static>,
-    pub(crate) context: Option<Context>,
-    /// Wakes the task; `None` while it is being made.
+    /// Wakes the task, and keeps it reachable until it has ended.
     pub(crate) waker: Option<Waker>,
     /// What few tasks have.
     pub(crate) rare: Option<Box<Rare>>,
@@ -55,9 +51,14 @@ pub(crate) struct Record {
 #[derive(Default)]
 pub(crate) struct Rare {
     pub(crate) name: Option<Rc<str>>,
+    pub(crate) context: Option<Context>,
+    /// How many requests to cancel have not been taken back, and the reason of the last.
+    pub(crate) requests: u32,
     pub(crate) reason: Option<Arc<str>>,
-    /// How long the task may clean up, in nanoseconds, once it has been asked to end.
-    pub(crate) grace: Option<std::time::Duration>,
+    /// How many `defer_cancel` the task is inside of.
+    pub(crate) deferred: u32,
+    /// How long the task may clean up once it has been asked to end.
+    pub(crate) grace: Option<Duration>,
     pub(crate) grace_timer: Option<TimerKey>,
     /// Who is to be told when the task is asked to end.
     pub(crate) asked: Vec<Waker>,
@@ -67,8 +68,6 @@ impl Record {
     pub(crate) fn new(place: &'static Location<'static>) -> Self {
         Self {
             number: 0,
-            requests: 0,
-            deferred: 0,
             started: false,
             overdue: false,
             ended: false,
@@ -76,7 +75,6 @@ impl Record {
             hidden: false,
             noisy: false,
             place,
-            context: None,
             waker: None,
             rare: None,
         }
@@ -86,8 +84,17 @@ impl Record {
         self.rare.get_or_insert_default()
     }
 
-    pub(crate) fn grace(&self) -> Option<std::time::Duration> {
+    pub(crate) fn grace(&self) -> Option<Duration> {
         self.rare.as_ref().and_then(|rare| rare.grace)
+    }
+
+    /// How many requests to end have not been taken back.
+    pub(crate) fn requests(&self) -> u32 {
+        self.rare.as_ref().map_or(0, |rare| rare.requests)
+    }
+
+    pub(crate) fn take_context(&mut self) -> Option<Context> {
+        self.rare.as_mut().and_then(|rare| rare.context.take())
     }
 
     pub(crate) fn name(&self) -> Rc<str> {
@@ -99,8 +106,10 @@ impl Record {
 
     /// Whether the future is to be dropped at the task's next turn.
     pub(crate) fn must_end(&self) -> bool {
-        let graceful = self.started && !self.overdue && self.grace().is_some();
-        self.requests > 0 && self.deferred == 0 && !graceful
+        self.rare.as_ref().is_some_and(|rare| {
+            let graceful = self.started && !self.overdue && rare.grace.is_some();
+            rare.requests > 0 && rare.deferred == 0 && !graceful
+        })
     }
 }
 
@@ -156,7 +165,10 @@ impl Records {
         // Zero stands for "no task", so the count steps over it.
         let number = self.last_number.get().checked_add(1).unwrap_or(1);
         self.last_number.set(number);
-        TaskKey { slot: self.tasks.borrow().vacant_key() as u32, number }
+        TaskKey {
+            slot: self.tasks.borrow().vacant_key() as u32,
+            number,
+        }
     }
 
     /// Puts the record of a new task in the place of its key, which was the last one given out.
@@ -180,6 +192,11 @@ impl Records {
             self.noisy.set(self.noisy.get() - 1);
         }
         Some(record)
+    }
+
+    /// Puts a record back that was taken a moment ago, with nothing in between.
+    pub(crate) fn put_back(&self, key: TaskKey, record: Record) {
+        self.insert(key, record);
     }
 
     /// Whether no task has anything that must be looked at before or after a poll: a request, a
@@ -240,6 +257,7 @@ impl Records {
         self.on_end.replace(Some(waker))
     }
 
+    #[inline]
     pub(crate) fn take_end_waker(&self) -> Option<Waker> {
         self.on_end.take()
     }
@@ -335,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_small() {
-        assert!(size_of::<Record>() <= 64, "{}", size_of::<Record>());
+    fn a_record_is_six_words() {
+        assert_eq!(size_of::<Record>(), 6 * 8);
     }
 }

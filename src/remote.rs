@@ -11,13 +11,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as PollContext, Poll, Waker};
-use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use crate::core::{Core, LoopHandle, home};
 use crate::error::{Cancelled, JoinError, LoopClosed, Payload, panic_message};
 use crate::key::TaskKey;
-use crate::ready::{Letter, Letters, Ready};
+use crate::ready::{Letter, Letters, Posted, Ready};
 use crate::report::ExceptionContext;
 use crate::task;
 
@@ -76,27 +75,32 @@ impl RemoteHandle {
             return Err(LoopClosed);
         }
         let shared = Arc::new(Shared {
-            state: Mutex::new(CallState::Waiting),
-            closure: Mutex::new(Some(f)),
+            state: Mutex::new(CallState::Waiting(f)),
             ended: Condvar::new(),
+            letters: Arc::clone(&self.letters),
         });
-        let posted = Posted(Arc::clone(&shared));
-        self.post(Box::new(move || posted.0.run()), Location::caller())?;
+        self.post(Arc::<Shared<_>>::clone(&shared), Location::caller())?;
         Ok(RemoteCall(shared))
     }
 
     fn post(
         &self,
-        f: Box<dyn FnOnce() + Send>,
+        posted: Arc<dyn Posted>,
         place: &'static Location<'static>,
     ) -> Result<(), LoopClosed> {
         if let Some(core) = home(&self.letters) {
-            core.join(Ready::Callback(f, place));
+            core.join(Ready::posted(posted, place));
             return Ok(());
         }
         self.letters
-            .post(Letter::Callback(f, place))
+            .post(Letter::Callback(posted, place))
             .map_err(|_| LoopClosed)
+    }
+
+    /// Posts a closure that nobody will want to cancel.
+    #[track_caller]
+    fn post_closure(&self, f: impl FnOnce() + Send + 'static) -> Result<(), LoopClosed> {
+        self.post(Arc::new(Closure(Mutex::new(Some(f)))), Location::caller())
     }
 
     /// Makes a future on the loop's thread and runs it there as a task.
@@ -134,10 +138,10 @@ impl RemoteHandle {
             finished: Condvar::new(),
         });
         let promise = JoinPromise(Some(Arc::clone(&join)));
-        self.post(Box::new(move || start(make, promise, place)), place)?;
+        self.post_closure(move || start(make, promise, place))?;
         Ok(RemoteTask {
             join,
-            letters: Arc::clone(&self.letters),
+            remote: self.clone(),
         })
     }
 
@@ -226,69 +230,67 @@ trait Call: Send + Sync {
     fn is_cancelled(&self) -> bool;
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum CallState {
-    Waiting,
-    Running { thread: ThreadId, cancelled: bool },
+enum CallState<F> {
+    Waiting(F),
+    /// On the loop's thread; it may cancel itself there.
+    Running {
+        cancelled: bool,
+    },
     Done,
     Cancelled,
 }
 
 struct Shared<F> {
-    state: Mutex<CallState>,
-    closure: Mutex<Option<F>>,
+    state: Mutex<CallState<F>>,
     ended: Condvar,
-}
-
-/// The loop's end of a posted callback: dropped unrun, it counts as cancelled.
-struct Posted<F>(Arc<Shared<F>>);
-
-impl<F> Drop for Posted<F> {
-    fn drop(&mut self) {
-        let mut state = lock(&self.0.state);
-        if *state == CallState::Waiting {
-            *state = CallState::Cancelled;
-            drop(state);
-            drop(lock(&self.0.closure).take());
-        }
-    }
-}
-
-impl<F: FnOnce()> Shared<F> {
-    fn run(&self) {
-        let mut state = lock(&self.state);
-        if *state != CallState::Waiting {
-            return;
-        }
-        *state = CallState::Running {
-            thread: thread::current().id(),
-            cancelled: false,
-        };
-        drop(state);
-        let closure = lock(&self.closure).take();
-        // Whoever waits for the end is told of it also when the callback panics.
-        let _ended = Ended(self);
-        if let Some(f) = closure {
-            f();
-        }
-    }
+    letters: Arc<Letters>,
 }
 
 impl<F> Shared<F> {
     /// The state, once the callback is not running in another thread.
-    fn settled(&self) -> MutexGuard<'_, CallState> {
+    fn settled(&self) -> MutexGuard<'_, CallState<F>> {
         let mut state = lock(&self.state);
-        loop {
-            match *state {
-                CallState::Running { thread, .. } if thread != thread::current().id() => {
-                    state = self
-                        .ended
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner);
-                }
-                _ => return state,
+        if matches!(*state, CallState::Running { .. }) && home(&self.letters).is_none() {
+            while matches!(*state, CallState::Running { .. }) {
+                state = self
+                    .ended
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
         }
+        state
+    }
+
+    /// Cancels a callback that is waiting, and drops it outside the lock.
+    fn withdraw(&self, mut state: MutexGuard<'_, CallState<F>>) -> bool {
+        if !matches!(*state, CallState::Waiting(_)) {
+            return false;
+        }
+        let before = std::mem::replace(&mut *state, CallState::Cancelled);
+        drop(state);
+        drop(before);
+        true
+    }
+}
+
+impl<F: FnOnce() + Send> Posted for Shared<F> {
+    fn run(&self) {
+        let mut state = lock(&self.state);
+        if !matches!(*state, CallState::Waiting(_)) {
+            return;
+        }
+        let running = CallState::Running { cancelled: false };
+        let before = std::mem::replace(&mut *state, running);
+        drop(state);
+        // Whoever waits for the end is told of it also when the callback panics.
+        let _ended = Ended(self);
+        if let CallState::Waiting(f) = before {
+            f();
+        }
+    }
+
+    fn refuse(&self) {
+        self.withdraw(lock(&self.state));
     }
 }
 
@@ -298,11 +300,10 @@ impl<F> Drop for Ended<'_, F> {
     fn drop(&mut self) {
         let mut state = lock(&self.0.state);
         *state = match *state {
-            CallState::Running {
-                cancelled: true, ..
-            } => CallState::Cancelled,
+            CallState::Running { cancelled: true } => CallState::Cancelled,
             _ => CallState::Done,
         };
+        drop(state);
         self.0.ended.notify_all();
     }
 }
@@ -310,30 +311,35 @@ impl<F> Drop for Ended<'_, F> {
 impl<F: FnOnce() + Send> Call for Shared<F> {
     fn cancel(&self) -> bool {
         let mut state = self.settled();
-        match &mut *state {
-            CallState::Waiting => {
-                *state = CallState::Cancelled;
-                drop(state);
-                drop(lock(&self.closure).take());
-                true
-            }
-            CallState::Running { cancelled, .. } => {
-                *cancelled = true;
-                false
-            }
-            CallState::Done | CallState::Cancelled => false,
+        if let CallState::Running { cancelled } = &mut *state {
+            *cancelled = true;
+            return false;
         }
+        self.withdraw(state)
     }
 
     fn is_cancelled(&self) -> bool {
         matches!(
             *self.settled(),
-            CallState::Cancelled
-                | CallState::Running {
-                    cancelled: true,
-                    ..
-                }
+            CallState::Cancelled | CallState::Running { cancelled: true }
         )
+    }
+}
+
+/// A posted closure that cannot be cancelled.
+struct Closure<F>(Mutex<Option<F>>);
+
+impl<F: FnOnce() + Send> Posted for Closure<F> {
+    fn run(&self) {
+        let f = lock(&self.0).take();
+        if let Some(f) = f {
+            f();
+        }
+    }
+
+    fn refuse(&self) {
+        let f = lock(&self.0).take();
+        drop(f);
     }
 }
 
@@ -347,7 +353,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Dropping it detaches the task.
 pub struct RemoteTask<T> {
     join: Arc<Join<T>>,
-    letters: Arc<Letters>,
+    remote: RemoteHandle,
 }
 
 struct Join<T> {
@@ -458,7 +464,7 @@ where
 impl<T: Send + 'static> RemoteTask<T> {
     /// Asks the task to end, as [`Task::cancel`](crate::Task::cancel) does.
     pub fn cancel(&self) {
-        let letters = Arc::clone(&self.letters);
+        let letters = Arc::clone(&self.remote.letters);
         let join = Arc::clone(&self.join);
         let ask = move || {
             let task = {
@@ -470,14 +476,11 @@ impl<T: Send + 'static> RemoteTask<T> {
                 task::cancel(&core, task, None);
             }
         };
-        if home(&self.letters).is_some() {
+        if home(&self.remote.letters).is_some() {
             return ask();
         }
         // What a closed loop had has been cancelled.
-        drop(
-            self.letters
-                .post(Letter::Callback(Box::new(ask), Location::caller())),
-        );
+        let _ = self.remote.post_closure(ask);
     }
 
     /// Tells whether the task has ended.
@@ -502,7 +505,7 @@ impl<T: Send + 'static> RemoteTask<T> {
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> Option<Result<T, JoinError>> {
-        let at_home = home(&self.letters).is_some();
+        let at_home = home(&self.remote.letters).is_some();
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut state = lock(&self.join.state);
         loop {
@@ -562,10 +565,8 @@ impl<T> Drop for RemoteTask<T> {
                     core.report(report.with_payload(payload.into_inner()));
                 }
             };
-            drop(
-                self.letters
-                    .post(Letter::Callback(Box::new(report), Location::caller())),
-            );
+            // A closed loop has nobody to tell.
+            let _ = self.remote.post_closure(report);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::panic::{self, AssertUnwindSafe, Location};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,27 +15,44 @@ use std::thread;
 
 use pin_project_lite::pin_project;
 
-use super::{cancel, reference};
+use super::{Report, cancel, reference};
 use crate::context::{self, Context};
 use crate::core::Core;
 use crate::error::{Cancelled, JoinError, Payload, drop_quietly};
 use crate::key::TaskKey;
 use crate::report::ExceptionContext;
 
-/// Says what is wrong with an output, if anything is.
-pub(super) type Check<T> = fn(&T) -> Option<String>;
+/// Says what is wrong with an output that nobody took, if anything is.
+pub(super) trait Check<T> {
+    /// The question, if there is one.
+    const ERROR: Option<fn(&T) -> Option<String>>;
+}
+
+/// Nobody looks at the output.
+pub(super) struct Silent;
+
+impl<T> Check<T> for Silent {
+    const ERROR: Option<fn(&T) -> Option<String>> = None;
+}
+
+/// The output says itself whether it is an error.
+pub(super) struct Reporting;
+
+impl<T: Report> Check<T> for Reporting {
+    const ERROR: Option<fn(&T) -> Option<String>> = Some(T::error);
+}
 
 pin_project! {
     /// The future of a task, as `async-task` polls it.
-    pub(super) struct Body<F: Future> {
+    pub(super) struct Body<F: Future, C> {
         #[pin]
         future: Option<F>,
         core: Rc<Core>,
         key: TaskKey,
-        check: Option<Check<F::Output>>,
+        check: PhantomData<C>,
     }
 
-    impl<F: Future> PinnedDrop for Body<F> {
+    impl<F: Future, C> PinnedDrop for Body<F, C> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if this.future.is_some() {
@@ -49,23 +67,18 @@ pin_project! {
     }
 }
 
-impl<F: Future> Body<F> {
-    pub(super) fn new(
-        future: F,
-        core: Rc<Core>,
-        key: TaskKey,
-        check: Option<Check<F::Output>>,
-    ) -> Self {
+impl<F: Future, C> Body<F, C> {
+    pub(super) fn new(future: F, core: Rc<Core>, key: TaskKey) -> Self {
         Self {
             future: Some(future),
             core,
             key,
-            check,
+            check: PhantomData,
         }
     }
 }
 
-impl<F: Future> Future for Body<F> {
+impl<F: Future, C: Check<F::Output>> Future for Body<F, C> {
     type Output = Outcome<F::Output>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut PollContext<'_>) -> Poll<Self::Output> {
@@ -73,7 +86,11 @@ impl<F: Future> Future for Body<F> {
         let (core, key) = (&**this.core, *this.key);
         let quiet = core.records.is_quiet() && !context::is_used() && !core.debug.get();
         let outer = core.records.enter(key);
-        let before = if quiet { Before::default() } else { Before::of(core, key) };
+        let before = if quiet {
+            Before::default()
+        } else {
+            Before::of(core, key)
+        };
         let (step, dropped) = step(this.future.as_mut(), before.must_end, cx);
         if let Step::Pending = step {
             if !quiet || context::is_used() {
@@ -88,12 +105,18 @@ impl<F: Future> Future for Body<F> {
         if let Some(payload) = dropped {
             about().report("panic in the destructor of task", payload);
         }
-        let asked =
-            if core.records.is_quiet() { None } else { cancel::take_request(core, key) };
+        let asked = if core.records.is_quiet() {
+            None
+        } else {
+            cancel::take_request(core, key)
+        };
         let outcome = match (step, asked) {
             (Step::Returned(value), None) => {
-                let about = this.check.map(|check| Box::new((about(), Some(check))));
-                Outcome { result: Some(Ok(value)), about }
+                let about = C::ERROR.map(|check| Box::new((about(), Some(check))));
+                Outcome {
+                    result: Some(Ok(value)),
+                    about,
+                }
             }
             (Step::Returned(value), Some(cancelled)) => {
                 // The request came before the body's return: the value is nobody's.
@@ -110,7 +133,9 @@ impl<F: Future> Future for Body<F> {
                 Outcome::failed(cancelled.unwrap_or_default().into())
             }
         };
-        drop_quietly(context::swap(before.outer));
+        if before.outer.is_some() || context::is_used() {
+            drop_quietly(context::swap(before.outer));
+        }
         core.records.enter(outer);
         reference::end(core, key);
         Poll::Ready(outcome)
@@ -131,13 +156,23 @@ impl Before {
         let begun = core.records.with(key, |task| {
             let must_end = task.must_end();
             task.started |= !must_end;
-            (must_end, task.context.take(), task.place, core.debug.get().then(|| task.name()))
+            (
+                must_end,
+                task.take_context(),
+                task.place,
+                core.debug.get().then(|| task.name()),
+            )
         });
-        let Some((must_end, context, place, name)) = begun else { return Self::default() };
+        let Some((must_end, context, place, name)) = begun else {
+            return Self::default();
+        };
         if name.is_some() {
             core.note_item(place, name);
         }
-        Self { must_end, outer: context::swap(context) }
+        Self {
+            must_end,
+            outer: context::swap(context),
+        }
     }
 
     /// Leaves the task's context, which stays with the task until its next poll.
@@ -146,7 +181,7 @@ impl Before {
         if context.is_some() {
             let before = core.records.with(key, |task| {
                 core.records.make_noisy(task);
-                std::mem::replace(&mut task.context, context)
+                std::mem::replace(&mut task.rare().context, context)
             });
             drop(before);
         }
@@ -172,7 +207,9 @@ fn step<F: Future>(
         }
         future.set(None);
     });
-    let Err(payload) = polled else { return (step, None) };
+    let Err(payload) = polled else {
+        return (step, None);
+    };
     if future.is_some() {
         // The poll itself panicked: the future has still to be dropped.
         let dropped = quietly(|| future.set(None)).err();
@@ -216,10 +253,12 @@ impl About {
     }
 }
 
+type ErrorOf<T> = fn(&T) -> Option<String>;
+
 /// The result of a task, which reports itself if nobody takes it.
 pub(super) struct Outcome<T> {
     result: Option<Result<T, Box<JoinError>>>,
-    about: Option<Box<(About, Option<Check<T>>)>>,
+    about: Option<Box<(About, Option<ErrorOf<T>>)>>,
 }
 
 impl<T> Outcome<T> {

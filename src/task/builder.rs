@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::body::{Body, Check};
+use super::body::{Body, Check, Reporting, Silent};
 use super::{Task, factory, until_cancelled};
 use crate::context::Context;
 use crate::core::{Core, LoopHandle, schedule};
 use crate::error::{Cancelled, LoopClosed};
 use crate::key::TaskKey;
 use crate::ready::Ready;
-use crate::record::Record;
+use crate::record::{Rare, Record};
 
 /// Configures a task before it is made; made by [`LoopHandle::task`].
 #[must_use = "a builder makes nothing until `create`"]
@@ -33,6 +33,7 @@ struct Settings {
     grace: Option<Duration>,
     eager: bool,
     hidden: bool,
+    polled_at_once: bool,
 }
 
 /// Says what is wrong with the output of a task, if anything is.
@@ -100,7 +101,7 @@ impl TaskBuilder {
     /// Makes the task.
     #[track_caller]
     pub fn create<F: Future + 'static>(self, future: F) -> Task<F::Output> {
-        self.make(future, None, Location::caller())
+        self.make::<F, Silent>(future, Location::caller())
     }
 
     /// Makes the task, unless the loop is closed.
@@ -111,7 +112,7 @@ impl TaskBuilder {
     #[track_caller]
     pub fn try_create<F: Future + 'static>(self, future: F) -> Result<Task<F::Output>, LoopClosed> {
         self.handle.open()?;
-        Ok(self.make(future, None, Location::caller()))
+        Ok(self.make::<F, Silent>(future, Location::caller()))
     }
 
     /// Makes a task whose error goes to the exception handler if nobody has observed it.
@@ -121,19 +122,14 @@ impl TaskBuilder {
         F: Future + 'static,
         F::Output: Report,
     {
-        self.make(
-            future,
-            Some(<F::Output as Report>::error),
-            Location::caller(),
-        )
+        self.make::<F, Reporting>(future, Location::caller())
     }
 
-    fn make<F: Future + 'static>(
-        self,
-        future: F,
-        check: Option<Check<F::Output>>,
-        place: &'static Location<'static>,
-    ) -> Task<F::Output> {
+    fn make<F, C>(self, future: F, place: &'static Location<'static>) -> Task<F::Output>
+    where
+        F: Future + 'static,
+        C: Check<F::Output> + 'static,
+    {
         let Self { handle, settings } = self;
         let factory = handle.task_factory();
         let core = &handle.0;
@@ -142,7 +138,7 @@ impl TaskBuilder {
             return Task::refused(core);
         }
         match factory {
-            None => spawn(core, future, settings, check, place),
+            None => spawn::<F, C>(core, future, settings, place),
             Some(factory) => {
                 let builder = Self {
                     handle: handle.clone(),
@@ -162,7 +158,7 @@ impl TaskBuilder {
                         }
                     }
                 };
-                spawn(core, body, settings, check, place)
+                spawn::<_, C>(core, body, settings, place)
             }
         }
     }
@@ -178,42 +174,49 @@ impl fmt::Debug for TaskBuilder {
     }
 }
 
-fn spawn<F: Future + 'static>(
+#[inline]
+fn spawn<F, C>(
     core: &Rc<Core>,
     future: F,
     settings: Settings,
-    check: Option<Check<F::Output>>,
     place: &'static Location<'static>,
-) -> Task<F::Output> {
+) -> Task<F::Output>
+where
+    F: Future + 'static,
+    C: Check<F::Output> + 'static,
+{
     let Settings {
         name,
         context,
         grace,
         eager,
         hidden,
+        polled_at_once,
     } = settings;
     let context = context.or_else(Context::capture);
     let key = core.records.next_key();
-    let body = Body::new(future, Rc::clone(core), key, check);
+    let body = Body::<F, C>::new(future, Rc::clone(core), key);
     let letters = Arc::clone(&core.letters);
     let builder = async_task::Builder::new().metadata(letters);
     let (runnable, task) = builder.spawn_local(|_| body, schedule);
 
     let mut record = Record::new(place);
     record.waker = Some(runnable.waker());
-    record.noisy = context.is_some() || grace.is_some();
-    record.context = context;
     record.hidden = hidden;
     record.held = true;
-    if name.is_some() || grace.is_some() {
-        let rare = record.rare();
-        rare.name = name;
-        rare.grace = grace;
+    if name.is_some() || grace.is_some() || context.is_some() {
+        record.noisy = context.is_some() || grace.is_some();
+        record.rare = Some(Box::new(Rare {
+            name,
+            grace,
+            context,
+            ..Rare::default()
+        }));
     }
     core.records.insert(key, record);
 
     let task = Task::new(task.fallible(), core, key);
-    if eager && core.is_running() {
+    if polled_at_once || (eager && core.is_running()) {
         runnable.run();
     } else {
         core.line.push(Ready::Task(runnable));
@@ -221,10 +224,22 @@ fn spawn<F: Future + 'static>(
     task
 }
 
+/// Makes a task with nothing special about it.
+pub(super) fn spawn_plain<F: Future + 'static>(
+    core: &Rc<Core>,
+    future: F,
+    place: &'static Location<'static>,
+) -> Task<F::Output> {
+    spawn::<F, Silent>(core, future, Settings::default(), place)
+}
+
 /// Makes a detached task that is not shown, for what follows the end of another.
+///
+/// With `waits` it is polled here, to begin its waiting.
 pub(super) fn spawn_continuation<F: Future<Output = ()> + 'static>(
     core: &Rc<Core>,
     future: F,
+    waits: bool,
     place: &'static Location<'static>,
 ) {
     if core.is_closed() {
@@ -232,9 +247,10 @@ pub(super) fn spawn_continuation<F: Future<Output = ()> + 'static>(
     }
     let settings = Settings {
         hidden: true,
+        polled_at_once: waits,
         ..Settings::default()
     };
-    drop(spawn(core, future, settings, None, place));
+    drop(spawn::<F, Silent>(core, future, settings, place));
 }
 
 /// Makes a task whose result, or panic, goes to `deliver`; what that gives back is nobody's.
@@ -255,7 +271,7 @@ where
         }
     };
     let builder = TaskBuilder::new(&LoopHandle(Rc::clone(core)));
-    let task = builder.make(body, None, place);
+    let task = builder.make::<_, Silent>(body, place);
     task.key
 }
 

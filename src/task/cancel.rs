@@ -32,10 +32,10 @@ pub(crate) fn cancel(core: &Rc<Core>, key: TaskKey, reason: Option<Arc<str>>) ->
         if task.ended {
             return None;
         }
-        task.requests += 1;
         core.records.make_noisy(task);
+        task.rare().requests += 1;
         let before = reason.map(|reason| task.rare().reason.replace(reason));
-        let first = task.requests == 1;
+        let first = task.requests() == 1;
         let grace = task.grace().filter(|_| first && task.started);
         let asked = task
             .rare
@@ -78,17 +78,16 @@ pub(crate) fn cancel(core: &Rc<Core>, key: TaskKey, reason: Option<Arc<str>>) ->
 /// Takes back one request, and returns how many are left.
 pub(super) fn uncancel(core: &Rc<Core>, key: TaskKey) -> u32 {
     let left = core.records.with(key, |task| {
-        task.requests = task.requests.saturating_sub(1);
-        if task.requests > 0 {
-            return (task.requests, None);
+        let rare = task.rare.as_mut()?;
+        rare.requests = rare.requests.saturating_sub(1);
+        if rare.requests > 0 {
+            return Some((rare.requests, None));
         }
         task.overdue = false;
-        let timer = task.rare.as_mut().and_then(|rare| {
-            rare.reason = None;
-            rare.grace_timer.take()
-        });
-        (0, timer)
+        rare.reason = None;
+        Some((0, rare.grace_timer.take()))
     });
+    let left = left.flatten();
     let (left, timer) = left.unwrap_or((0, None));
     if let Some(timer) = timer {
         drop(core.timers.remove(timer));
@@ -112,7 +111,7 @@ fn requested(task: &crate::record::Record, counts: bool) -> Option<Cancelled> {
 fn felt(core: &Core) -> Option<Cancelled> {
     core.records
         .with(core.records.current(), |task| {
-            requested(task, task.requests > 0)
+            requested(task, task.requests() > 0)
         })
         .flatten()
 }
@@ -328,7 +327,7 @@ impl Drop for Deferral {
             return;
         };
         let waker = core.records.with(key, |task| {
-            task.deferred -= 1;
+            task.rare().deferred -= 1;
             task.must_end().then(|| task.waker.clone())
         });
         if let Some(Some(Some(waker))) = waker {
@@ -352,7 +351,11 @@ impl<F: Future> Future for DeferCancel<F> {
             && let Some(core) = Core::current()
         {
             let key = core.records.current();
-            if core.records.with(key, |task| task.deferred += 1).is_some() {
+            if core
+                .records
+                .with(key, |task| task.rare().deferred += 1)
+                .is_some()
+            {
                 this.deferral.0 = Some((core, key));
             }
         }

@@ -141,7 +141,11 @@ impl<T: 'static> Task<T> {
     #[track_caller]
     pub fn on_done(self, f: impl FnOnce(Result<T, JoinError>) + 'static) {
         let core = Rc::clone(&self.core);
-        builder::spawn_continuation(&core, async move { f(self.await) }, Location::caller());
+        // Polled here, the continuation takes its place among the waiters at once, and nothing of
+        // the caller's runs; a task that has ended would let it run, so that waits in the line.
+        let waits = !self.is_finished();
+        let place = Location::caller();
+        builder::spawn_continuation(&core, async move { f(self.await) }, waits, place);
     }
 
     /// Wraps the task so that it is plain that dropping the wrapper leaves it running.
@@ -231,7 +235,10 @@ impl LoopHandle {
     #[doc(alias = "spawn")]
     #[track_caller]
     pub fn create_task<F: Future + 'static>(&self, future: F) -> Task<F::Output> {
-        self.task().create(future)
+        if self.0.has_task_factory.get() || self.is_closed() {
+            return self.task().create(future);
+        }
+        builder::spawn_plain(&self.0, future, Location::caller())
     }
 
     /// Makes a task of a future, unless the loop is closed.

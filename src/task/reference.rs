@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::core::{Core, LoopHandle};
 use crate::error::drop_quietly;
 use crate::key::TaskKey;
-use crate::record::{On, Record};
+use crate::record::{On, Rare, Record};
 use crate::report::ExceptionContext;
 
 /// Refers to a task: its name, its state, what it waits for, and the means to end it.
@@ -64,7 +64,7 @@ impl TaskRef {
         if self.core.records.current() == self.key {
             return Context::current();
         }
-        self.with(|task| task.context.clone())
+        self.with(|task| task.rare.as_ref().and_then(|rare| rare.context.clone()))
             .flatten()
             .unwrap_or_default()
     }
@@ -87,7 +87,7 @@ impl TaskRef {
 
     /// Returns how many requests to end have not been taken back.
     pub fn cancelling(&self) -> u32 {
-        self.with(|task| task.requests).unwrap_or(0)
+        self.with(|task| task.requests()).unwrap_or(0)
     }
 
     /// Takes back one request to end, and returns how many are left.
@@ -262,39 +262,37 @@ pub(super) fn about(core: &Rc<Core>, key: TaskKey) -> About {
 
 /// Notes that a task has ended. A name that was given stays for whoever holds the task's handle.
 pub(super) fn end(core: &Core, key: TaskKey) {
-    let kept = core.records.with(key, |task| {
-        task.ended = true;
-        (task.held && task.rare.is_some()).then(|| {
-            let rare = task.rare();
-            let timer = rare.grace_timer.take();
-            (task.waker.take(), task.context.take(), std::mem::take(&mut task.rare().asked), timer)
-        })
-    });
-    match kept.flatten() {
-        Some((waker, context, asked, timer)) => {
-            if let Some(timer) = timer {
-                drop(core.timers.remove(timer));
-            }
-            drop_quietly((waker, context, asked));
+    let mut record = core.records.remove(key);
+    if let Some(task) = &mut record {
+        // The waker is the loop's own; what else there may be is foreign.
+        drop(task.waker.take());
+        if task.rare.is_some() {
+            end_rare(core, key, record);
         }
-        None => drop_record(core, core.records.remove(key)),
     }
     if let Some(waker) = core.records.take_end_waker() {
         core.wake(waker);
     }
 }
 
-fn drop_record(core: &Core, record: Option<Record>) {
+#[cold]
+fn end_rare(core: &Core, key: TaskKey, record: Option<Record>) {
     let Some(mut record) = record else { return };
-    // The waker is the loop's own; what else there may be is foreign.
-    drop(record.waker.take());
-    if record.context.is_some() || record.rare.is_some() {
-        let rare = record.rare.as_mut();
-        if let Some(timer) = rare.and_then(|rare| rare.grace_timer.take()) {
-            drop(core.timers.remove(timer));
-        }
-        drop_quietly(record);
+    let rare = record.rare.take().map(|rare| *rare).unwrap_or_default();
+    if let Some(timer) = rare.grace_timer {
+        drop(core.timers.remove(timer));
     }
+    if record.held && rare.name.is_some() {
+        let name = Rare {
+            name: rare.name.clone(),
+            ..Rare::default()
+        };
+        record.rare = Some(Box::new(name));
+        record.ended = true;
+        record.noisy = false;
+        core.records.put_back(key, record);
+    }
+    drop_quietly(rare);
 }
 
 /// Notes that nobody holds the handle of a task any more.
@@ -304,6 +302,6 @@ pub(super) fn release(core: &Core, key: TaskKey) {
         task.ended
     });
     if ended == Some(true) {
-        drop_record(core, core.records.remove(key));
+        drop(core.records.remove(key));
     }
 }
