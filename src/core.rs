@@ -109,6 +109,7 @@ pub(crate) struct Core {
     /// A panic that is to leave the run, and whether there is one.
     escaped: Cell<Option<Box<dyn Any + Send>>>,
     escaping: Cell<bool>,
+    timer_slack: Duration,
     runs: Cell<u32>,
     forks: u32,
 }
@@ -179,6 +180,7 @@ pub(crate) struct Parts {
     pub(crate) debug: bool,
     pub(crate) policy: PanicPolicy,
     pub(crate) seed: Option<u64>,
+    pub(crate) timer_slack: Duration,
 }
 
 /// Who drives a turn.
@@ -237,6 +239,7 @@ impl Core {
             here_task: Cell::new(None),
             escaped: Cell::new(None),
             escaping: Cell::new(false),
+            timer_slack: parts.timer_slack,
             runs: Cell::new(0),
             forks: fork::generation(),
         });
@@ -513,7 +516,7 @@ impl Core {
         let mut timeout = if busy {
             Some(Duration::ZERO)
         } else {
-            let deadline = self.timers.next_deadline().filter(|at| *at != Ticks::NEVER);
+            let deadline = self.wake_up_time();
             deadline.map(|at| at.since(self.read_clock()))
         };
         if let Driver::Host(Some(limit)) = driver {
@@ -528,6 +531,15 @@ impl Core {
         }
         self.pace.waited_at.set(self.read_clock());
         Ok(())
+    }
+
+    /// When the next timers are to be fired, if ever: the slack lets them gather.
+    pub(crate) fn wake_up_time(&self) -> Option<Ticks> {
+        let deadline = self
+            .timers
+            .next_deadline()
+            .filter(|at| *at != Ticks::NEVER)?;
+        Some(deadline.after(self.timer_slack))
     }
 
     /// Waits in the selector, unless a letter has come in the meantime.
@@ -557,7 +569,7 @@ impl Core {
             if !reported.is_empty() || !self.letters.is_empty() || self.letters.stop_asked() {
                 return Ok(());
             }
-            let deadline = self.timers.next_deadline().filter(|at| *at != Ticks::NEVER);
+            let deadline = self.wake_up_time();
             let now = self.read_clock();
             if deadline.is_some_and(|at| at <= now) {
                 return Ok(());

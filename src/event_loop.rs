@@ -14,7 +14,7 @@ use std::task::{Context as PollContext, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::clock::{Clock, SystemClock, Ticks};
+use crate::clock::{Clock, SystemClock};
 use crate::context::{self};
 use crate::core::{Core, Driver, LoopHandle, Parts, Running, home};
 use crate::error::{Cancelled, RunError, drop_quietly};
@@ -74,6 +74,7 @@ pub struct Builder {
     debug: Option<bool>,
     policy: PanicPolicy,
     seed: Option<u64>,
+    timer_slack: Duration,
 }
 
 impl Builder {
@@ -117,6 +118,16 @@ impl Builder {
         self
     }
 
+    /// Lets timers be late by up to `slack`, so that one wait serves several.
+    ///
+    /// A loop that sleeps wakes `slack` after the nearest deadline and fires everything that is due by
+    /// then, in order. The default is zero: every deadline has its own wait, to the nanosecond where
+    /// the system can do that. A timer never fires early.
+    pub fn timer_slack(mut self, slack: Duration) -> Self {
+        self.timer_slack = slack;
+        self
+    }
+
     /// Makes the loop.
     ///
     /// # Errors
@@ -145,6 +156,7 @@ impl Builder {
             debug: self.debug.unwrap_or_else(from_environment),
             policy: self.policy,
             seed: self.seed,
+            timer_slack: self.timer_slack,
         });
         Ok(EventLoop {
             handle: LoopHandle(core),
@@ -193,6 +205,7 @@ impl EventLoop {
             debug: None,
             policy: PanicPolicy::Report,
             seed: None,
+            timer_slack: Duration::ZERO,
         }
     }
 
@@ -296,14 +309,10 @@ impl EventLoop {
 
     /// Returns the next deadline, at which a host has to make a turn.
     ///
-    /// Timers that never come are not counted.
+    /// Timers that never come are not counted; the loop's slack is.
     pub fn deadline(&self) -> Option<Instant> {
         let core = &self.handle.0;
-        let deadline = core
-            .timers
-            .next_deadline()
-            .filter(|at| *at != Ticks::NEVER)?;
-        Some(core.origin().instant(deadline))
+        Some(core.origin().instant(core.wake_up_time()?))
     }
 
     /// Tells whether nothing is ready, so that a host may sleep until [`deadline`](Self::deadline) or
@@ -422,7 +431,6 @@ impl<'a, T> Main<'a, T> {
         let waker = Waker::from(Arc::clone(&queue));
         let mut record = Record::new(place);
         record.waker = Some(waker.clone());
-        record.started = true;
         record.rare().context = running.context();
         let key = core.records.next_key();
         core.records.insert(key, record);

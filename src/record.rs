@@ -28,10 +28,6 @@ use crate::key::{TaskKey, TimerKey};
 /// What is known of one task.
 pub(crate) struct Record {
     pub(crate) number: u32,
-    /// The body has been polled; kept for tasks with a grace period only.
-    pub(crate) started: bool,
-    /// The grace period is over.
-    pub(crate) overdue: bool,
     /// The task has ended; its record stays for the name's sake while somebody holds its handle.
     pub(crate) ended: bool,
     /// Somebody holds its handle.
@@ -57,6 +53,10 @@ pub(crate) struct Rare {
     pub(crate) reason: Option<Arc<str>>,
     /// How many `defer_cancel` the task is inside of.
     pub(crate) deferred: u32,
+    /// The body has been polled.
+    pub(crate) started: bool,
+    /// The grace period is over.
+    pub(crate) overdue: bool,
     /// How long the task may clean up once it has been asked to end.
     pub(crate) grace: Option<Duration>,
     pub(crate) grace_timer: Option<TimerKey>,
@@ -68,8 +68,6 @@ impl Record {
     pub(crate) fn new(place: &'static Location<'static>) -> Self {
         Self {
             number: 0,
-            started: false,
-            overdue: false,
             ended: false,
             held: false,
             hidden: false,
@@ -107,7 +105,7 @@ impl Record {
     /// Whether the future is to be dropped at the task's next turn.
     pub(crate) fn must_end(&self) -> bool {
         self.rare.as_ref().is_some_and(|rare| {
-            let graceful = self.started && !self.overdue && rare.grace.is_some();
+            let graceful = rare.started && !rare.overdue && rare.grace.is_some();
             rare.requests > 0 && rare.deferred == 0 && !graceful
         })
     }
@@ -353,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_six_words() {
-        assert_eq!(size_of::<Record>(), 6 * 8);
+    fn a_record_is_five_words() {
+        assert_eq!(size_of::<Record>(), 5 * 8);
     }
 }

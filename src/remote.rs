@@ -133,6 +133,7 @@ impl RemoteHandle {
                 task: None,
                 cancel: None,
                 finished: false,
+                awaited: false,
                 abandoned: false,
             }),
             finished: Condvar::new(),
@@ -235,6 +236,7 @@ enum CallState<F> {
     /// On the loop's thread; it may cancel itself there.
     Running {
         cancelled: bool,
+        awaited: bool,
     },
     Done,
     Cancelled,
@@ -251,7 +253,8 @@ impl<F> Shared<F> {
     fn settled(&self) -> MutexGuard<'_, CallState<F>> {
         let mut state = lock(&self.state);
         if matches!(*state, CallState::Running { .. }) && home(&self.letters).is_none() {
-            while matches!(*state, CallState::Running { .. }) {
+            while let CallState::Running { awaited, .. } = &mut *state {
+                *awaited = true;
                 state = self
                     .ended
                     .wait(state)
@@ -279,7 +282,10 @@ impl<F: FnOnce() + Send> Posted for Shared<F> {
         if !matches!(*state, CallState::Waiting(_)) {
             return;
         }
-        let running = CallState::Running { cancelled: false };
+        let running = CallState::Running {
+            cancelled: false,
+            awaited: false,
+        };
         let before = std::mem::replace(&mut *state, running);
         drop(state);
         // Whoever waits for the end is told of it also when the callback panics.
@@ -299,19 +305,26 @@ struct Ended<'a, F>(&'a Shared<F>);
 impl<F> Drop for Ended<'_, F> {
     fn drop(&mut self) {
         let mut state = lock(&self.0.state);
-        *state = match *state {
-            CallState::Running { cancelled: true } => CallState::Cancelled,
-            _ => CallState::Done,
+        let CallState::Running { cancelled, awaited } = *state else {
+            return;
+        };
+        *state = if cancelled {
+            CallState::Cancelled
+        } else {
+            CallState::Done
         };
         drop(state);
-        self.0.ended.notify_all();
+        // To notify nobody would still be a system call.
+        if awaited {
+            self.0.ended.notify_all();
+        }
     }
 }
 
 impl<F: FnOnce() + Send> Call for Shared<F> {
     fn cancel(&self) -> bool {
         let mut state = self.settled();
-        if let CallState::Running { cancelled } = &mut *state {
+        if let CallState::Running { cancelled, .. } = &mut *state {
             *cancelled = true;
             return false;
         }
@@ -321,7 +334,11 @@ impl<F: FnOnce() + Send> Call for Shared<F> {
     fn is_cancelled(&self) -> bool {
         matches!(
             *self.settled(),
-            CallState::Cancelled | CallState::Running { cancelled: true }
+            CallState::Cancelled
+                | CallState::Running {
+                    cancelled: true,
+                    ..
+                }
         )
     }
 }
@@ -368,6 +385,8 @@ struct JoinState<T> {
     /// Asked before the task was made.
     cancel: Option<Cancelled>,
     finished: bool,
+    /// A thread waits for the end.
+    awaited: bool,
     /// The other end has been dropped.
     abandoned: bool,
 }
@@ -378,8 +397,11 @@ impl<T> Join<T> {
         state.result = Some(result);
         state.finished = true;
         let waker = state.waker.take();
-        self.finished.notify_all();
+        let awaited = state.awaited;
         drop(state);
+        if awaited {
+            self.finished.notify_all();
+        }
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -517,6 +539,7 @@ impl<T: Send + 'static> RemoteTask<T> {
             if at_home {
                 return Some(Err(JoinError::WouldDeadlock));
             }
+            state.awaited = true;
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             state = match left {
                 None => self

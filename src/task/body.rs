@@ -155,7 +155,9 @@ impl Before {
     fn of(core: &Core, key: TaskKey) -> Self {
         let begun = core.records.with(key, |task| {
             let must_end = task.must_end();
-            task.started |= !must_end;
+            if let Some(rare) = &mut task.rare {
+                rare.started |= !must_end;
+            }
             (
                 must_end,
                 task.take_context(),

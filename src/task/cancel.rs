@@ -36,7 +36,10 @@ pub(crate) fn cancel(core: &Rc<Core>, key: TaskKey, reason: Option<Arc<str>>) ->
         task.rare().requests += 1;
         let before = reason.map(|reason| task.rare().reason.replace(reason));
         let first = task.requests() == 1;
-        let grace = task.grace().filter(|_| first && task.started);
+        let grace = task
+            .rare
+            .as_ref()
+            .and_then(|rare| rare.grace.filter(|_| first && rare.started));
         let asked = task
             .rare
             .as_mut()
@@ -51,7 +54,7 @@ pub(crate) fn cancel(core: &Rc<Core>, key: TaskKey, reason: Option<Arc<str>>) ->
             let core = Rc::clone(core);
             move || {
                 let waker = core.records.with(key, |task| {
-                    task.overdue = true;
+                    task.rare().overdue = true;
                     task.waker.clone()
                 });
                 if let Some(waker) = waker.flatten() {
@@ -83,7 +86,7 @@ pub(super) fn uncancel(core: &Rc<Core>, key: TaskKey) -> u32 {
         if rare.requests > 0 {
             return Some((rare.requests, None));
         }
-        task.overdue = false;
+        rare.overdue = false;
         rare.reason = None;
         Some((0, rare.grace_timer.take()))
     });
