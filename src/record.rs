@@ -82,10 +82,6 @@ impl Record {
         self.rare.get_or_insert_default()
     }
 
-    pub(crate) fn grace(&self) -> Option<Duration> {
-        self.rare.as_ref().and_then(|rare| rare.grace)
-    }
-
     /// How many requests to end have not been taken back.
     pub(crate) fn requests(&self) -> u32 {
         self.rare.as_ref().map_or(0, |rare| rare.requests)
