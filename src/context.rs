@@ -333,8 +333,13 @@ pub(crate) fn swap(context: Option<Context>) -> Option<Context> {
 #[inline]
 pub(crate) fn clear() {
     if is_used() {
-        drop(swap(None));
+        clear_used();
     }
+}
+
+#[cold]
+fn clear_used() {
+    drop(swap(None));
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ use async_task::Runnable;
 use crate::clock::{Clock, Origin, Ticks};
 use crate::context::{self, Context};
 use crate::error::{RunError, drop_quietly};
-use crate::key::TaskKey;
+use crate::key::{Direction, TaskKey, TimerKey, WatchKey};
 use crate::random::Random;
 use crate::ready::{Letter, Letters, Line, Ready};
 use crate::record::Records;
@@ -638,7 +638,7 @@ impl Core {
     }
 
     /// Runs the item in front of the line.
-    #[inline]
+    #[inline(always)]
     fn run_item(&self, main: &mut dyn FnMut(u32)) {
         match self.line.pop() {
             Some(Ready::Task(runnable)) => {
@@ -649,26 +649,34 @@ impl Core {
                 f();
                 context::clear();
             }
-            Some(Ready::Io(key, direction)) => {
-                if let Some(watcher) = self.table.arrived(key, direction) {
-                    self.here.set(Some(watcher.place()));
-                    if watcher.ready() == Wants::Pause {
-                        // A failure means that the descriptor is gone, and with it the interest.
-                        let _ = self.table.set_on(key, direction, false);
-                    }
-                    context::clear();
-                }
-            }
-            Some(Ready::Timer(key)) => {
-                if let Some((f, place)) = self.timers.take_due(key) {
-                    self.here.set(Some(place));
-                    f();
-                    context::clear();
-                }
-            }
+            Some(Ready::Io(key, direction)) => self.run_watcher(key, direction),
+            Some(Ready::Timer(key)) => self.run_timer(key),
             Some(Ready::Main(run)) => main(run),
             Some(Ready::Cancelled) | None => {}
         }
+    }
+
+    #[inline(never)]
+    fn run_watcher(&self, key: WatchKey, direction: Direction) {
+        let Some(watcher) = self.table.arrived(key, direction) else {
+            return;
+        };
+        self.here.set(Some(watcher.place()));
+        if watcher.ready() == Wants::Pause {
+            // A failure means that the descriptor is gone, and with it the interest.
+            let _ = self.table.set_on(key, direction, false);
+        }
+        context::clear();
+    }
+
+    #[inline(never)]
+    fn run_timer(&self, key: TimerKey) {
+        let Some((f, place)) = self.timers.take_due(key) else {
+            return;
+        };
+        self.here.set(Some(place));
+        f();
+        context::clear();
     }
 
     /// Runs an item and reports it if it held the loop for too long.
