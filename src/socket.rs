@@ -1,12 +1,14 @@
 //! The seam between the loop and what carries bytes.
 //!
 //! Whatever can be watched is a [`Watchable`]; what also moves bytes without blocking is a
-//! [`ByteStream`]. Standard sockets are both, behind an `Rc`; so are the in-memory streams of
+//! [`ByteStream`]. Sockets are both, behind an `Rc`; so are the in-memory streams of
 //! [`testing`](crate::testing), so that what is written against these traits runs on either.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::rc::Rc;
+
+use socket2::SockRef;
 
 use crate::selector::Source;
 
@@ -57,28 +59,22 @@ pub trait ByteStream: Watchable {
     fn shutdown(&self, how: Shutdown) -> io::Result<()>;
 }
 
+/// Any stream socket of the system.
 #[cfg(unix)]
-macro_rules! byte_stream {
-    ($($socket:ty),*) => {$(
-        impl ByteStream for Rc<$socket> {
-            fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-                Read::read(&mut &**self, buffer)
-            }
+impl<T: std::os::fd::AsFd + 'static> ByteStream for Rc<T> {
+    fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*SockRef::from(&**self)).read(buffer)
+    }
 
-            fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-                Write::write(&mut &**self, bytes)
-            }
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        (&*SockRef::from(&**self)).write(bytes)
+    }
 
-            fn send_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
-                Write::write_vectored(&mut &**self, buffers)
-            }
+    fn send_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*SockRef::from(&**self)).write_vectored(buffers)
+    }
 
-            fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-                <$socket>::shutdown(self, how)
-            }
-        }
-    )*};
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        SockRef::from(&**self).shutdown(how)
+    }
 }
-
-#[cfg(unix)]
-byte_stream!(std::net::TcpStream, std::os::unix::net::UnixStream);
