@@ -299,17 +299,44 @@ pub(crate) fn enter(context: Option<Context>) -> Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let left = swap(self.0.take());
-        if std::thread::panicking() {
-            // Whoever reports the panic does so in the context of what failed.
-            let _ = UNWOUND.try_with(|unwound| unwound.replace(left));
-        }
+        drop(swap(self.0.take()));
     }
 }
 
-/// The context that the last panic unwound through.
+/// Runs an item of the line in its context.
+///
+/// If it panics, the context is kept for whoever reports that; see [`take_unwound`].
+pub(crate) fn run_item<R>(context: Context, f: impl FnOnce() -> R) -> R {
+    struct Item(Option<Context>);
+    impl Drop for Item {
+        fn drop(&mut self) {
+            let left = swap(self.0.take());
+            if std::thread::panicking() {
+                let _ = UNWOUND.try_with(|unwound| unwound.replace(left));
+            }
+        }
+    }
+
+    let _item = Item(swap(Some(context)));
+    f()
+}
+
+/// The context of the item that has just panicked.
 pub(crate) fn take_unwound() -> Option<Context> {
-    UNWOUND.take()
+    // One that had no context of its own may have begun one.
+    let begun = swap(None);
+    UNWOUND.take().or(begun)
+}
+
+/// The current context itself, unless it is empty.
+pub(crate) fn current() -> Option<Context> {
+    if !is_used() {
+        return None;
+    }
+    CURRENT
+        .try_with(|current| current.borrow().clone())
+        .ok()
+        .flatten()
 }
 
 /// Whether the current context may be other than empty.

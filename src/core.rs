@@ -183,6 +183,12 @@ pub(crate) struct Parts {
     pub(crate) timer_slack: Duration,
 }
 
+/// What runs, for reports.
+pub(crate) struct Noted {
+    pub(crate) place: &'static Location<'static>,
+    pub(crate) task: Option<Rc<str>>,
+}
+
 /// Who drives a turn.
 #[derive(Clone, Copy)]
 pub(crate) enum Driver {
@@ -523,7 +529,7 @@ impl Core {
             timeout = Some(timeout.map_or(limit, |timeout| timeout.min(limit)));
         }
         if timeout == Some(Duration::ZERO) {
-            selector.wait(reported, timeout)?;
+            wait_on(&*selector, reported, timeout)?;
         } else if self.clock.is_virtual() {
             self.park_virtually(&*selector, driver, reported)?;
         } else {
@@ -551,7 +557,11 @@ impl Core {
     ) -> Result<(), RunError> {
         self.letters.doorbell().sleep();
         let came = !self.letters.is_empty() || self.letters.stop_asked();
-        let waited = selector.wait(reported, if came { Some(Duration::ZERO) } else { timeout });
+        let waited = wait_on(
+            selector,
+            reported,
+            if came { Some(Duration::ZERO) } else { timeout },
+        );
         self.letters.doorbell().wake();
         Ok(waited?)
     }
@@ -565,7 +575,9 @@ impl Core {
     ) -> Result<(), RunError> {
         let started = Instant::now();
         loop {
-            selector.wait(reported, Some(Duration::ZERO))?;
+            wait_on(selector, reported, Some(Duration::ZERO))?;
+            // Asked before the letters are looked at: a hold ends after its letter was posted.
+            let alone = !self.letters.is_held() && !self.table.has_outside();
             if !reported.is_empty() || !self.letters.is_empty() || self.letters.stop_asked() {
                 return Ok(());
             }
@@ -580,11 +592,11 @@ impl Core {
                 Driver::Run => None,
             };
             let target = [deadline, limit].into_iter().flatten().min();
-            if let Some(at) = target {
-                let alone = !self.letters.is_held() && !self.table.has_outside();
-                if alone && self.clock.jump(self.origin.instant(at)) {
-                    return Ok(());
-                }
+            if let Some(at) = target
+                && alone
+                && self.clock.jump(self.origin.instant(at))
+            {
+                return Ok(());
             }
             if let Driver::Host(limit) = driver {
                 return self.sleep(selector, limit, reported);
@@ -697,14 +709,19 @@ impl Core {
         };
         match self.slow_hook.get() {
             Some(hook) => hook(&slow),
-            None => report::line(format_args!("{slow}")),
+            None => report::line(&slow),
         }
     }
 
-    /// Notes what runs, for reports.
-    pub(crate) fn note_item(&self, place: &'static Location<'static>, task: Option<Rc<str>>) {
-        self.here.set(Some(place));
-        self.here_task.set(task);
+    /// Notes what runs, for reports, and returns what is to be noted again after it: whoever polls a
+    /// task that begins eagerly. An item of the line has nobody above it.
+    pub(crate) fn note_item(&self, item: Noted) -> Option<Noted> {
+        let place = self.here.replace(Some(item.place));
+        let task = self.here_task.replace(item.task);
+        Some(Noted {
+            place: place?,
+            task,
+        })
     }
 
     fn item_panicked(&self, payload: Box<dyn Any + Send>) {
@@ -851,6 +868,18 @@ impl Drop for Running {
     }
 }
 
+/// Waits; to be interrupted is to return early.
+fn wait_on(
+    selector: &dyn Selector,
+    reported: &mut Vec<Readiness>,
+    timeout: Option<Duration>,
+) -> io::Result<()> {
+    match selector.wait(reported, timeout) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        waited => waited,
+    }
+}
+
 /// Puts a woken task in its loop's line, or in the letter-box from another thread.
 pub(crate) fn schedule(runnable: Runnable<Arc<Letters>>) {
     let mut runnable = Some(runnable);
@@ -905,10 +934,10 @@ pub(crate) fn home(letters: &Arc<Letters>) -> Option<Rc<Core>> {
 
 /// Writes a report on the standard error stream.
 pub(crate) fn default_handler(report: &ExceptionContext) {
-    let told = panic::catch_unwind(AssertUnwindSafe(|| report::line(format_args!("{report}"))));
+    let told = panic::catch_unwind(AssertUnwindSafe(|| report::line(report)));
     if let Err(payload) = told {
         drop_quietly(payload);
-        report::line(format_args!(
+        report::line(&format_args!(
             "{} (and it could not be shown)",
             report.message()
         ));

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, SystemClock};
 use crate::context::{self};
-use crate::core::{Core, Driver, LoopHandle, Parts, Running, home};
-use crate::error::{Cancelled, RunError, drop_quietly};
+use crate::core::{Core, Driver, LoopHandle, Noted, Parts, Running, home};
+use crate::error::{RunError, drop_quietly};
 use crate::key::TaskKey;
 use crate::ready::{Letter, Letters, Ready};
 use crate::record::Record;
@@ -417,7 +417,7 @@ struct Main<'a, T> {
 /// How the future of a run ended, other than by its output.
 enum Ended {
     Panicked(Box<dyn std::any::Any + Send>),
-    Cancelled(Cancelled),
+    Cancelled,
 }
 
 impl<'a, T> Main<'a, T> {
@@ -452,27 +452,21 @@ impl<'a, T> Main<'a, T> {
         self.queue.queued.store(false, Ordering::Release);
         let records = &self.core.records;
         let begun = records.with(self.key, |task| {
-            let reason = || task.rare.as_ref().and_then(|rare| rare.reason.clone());
-            (
-                task.must_end().then(reason),
-                task.take_context(),
-                task.place,
-            )
+            (task.must_end(), task.take_context(), task.place)
         });
-        let Some((ended, context, place)) = begun else {
+        let Some((must_end, context, place)) = begun else {
             return;
         };
-        if let Some(reason) = ended {
-            let cancelled = reason.map_or_else(Cancelled::new, Cancelled::with_reason);
-            self.outcome = Some(Err(Ended::Cancelled(cancelled)));
+        if must_end {
+            self.outcome = Some(Err(Ended::Cancelled));
             return self.core.stop();
         }
 
         let outer = records.enter(self.key);
         let entered = context::swap(context);
         if self.core.debug.get() {
-            self.core
-                .note_item(place, records.with(self.key, |task| task.name()));
+            let task = records.with(self.key, |task| task.name());
+            self.core.note_item(Noted { place, task });
         }
         let mut cx = PollContext::from_waker(&self.waker);
         let polled = panic::catch_unwind(AssertUnwindSafe(|| future.poll(&mut cx)));
@@ -483,6 +477,10 @@ impl<'a, T> Main<'a, T> {
         }));
         self.outcome = match polled {
             Ok(Poll::Pending) => return,
+            // A request that precedes the return wins.
+            Ok(Poll::Ready(_)) if records.with(self.key, |task| task.must_end()) == Some(true) => {
+                Some(Err(Ended::Cancelled))
+            }
             Ok(Poll::Ready(value)) => Some(Ok(value)),
             Err(payload) => Some(Err(Ended::Panicked(payload))),
         };
@@ -492,7 +490,10 @@ impl<'a, T> Main<'a, T> {
     fn outcome(&mut self) -> Result<T, RunError> {
         match self.outcome.take() {
             Some(Ok(value)) => Ok(value),
-            Some(Err(Ended::Cancelled(cancelled))) => Err(RunError::Cancelled(cancelled)),
+            Some(Err(Ended::Cancelled)) => {
+                let asked = crate::task::take_request(self.core, self.key);
+                Err(RunError::Cancelled(asked.unwrap_or_default()))
+            }
             Some(Err(Ended::Panicked(payload))) => panic::resume_unwind(payload),
             None => Err(RunError::Stopped),
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::callback::{Handle, TimerHandle};
 use crate::clock::Ticks;
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::core::{Core, LoopHandle, default_handler};
 use crate::error::{LoopClosed, NoRunningLoop};
 use crate::ready::Ready;
@@ -61,7 +61,7 @@ pub(crate) fn boxed(f: impl FnOnce() + 'static, context: Option<&Context>) -> Bo
         None => Box::new(f),
         Some(context) => {
             let context = context.clone();
-            Box::new(move || context.run(f))
+            Box::new(move || context::run_item(context, f))
         }
     }
 }

@@ -32,8 +32,6 @@ pub(crate) struct Record {
     pub(crate) ended: bool,
     /// Somebody holds its handle.
     pub(crate) held: bool,
-    /// Not shown in `all_tasks`.
-    pub(crate) hidden: bool,
     /// It has a request, a context or a grace period.
     pub(crate) noisy: bool,
     pub(crate) place: &'static Location<'static>,
@@ -42,6 +40,9 @@ pub(crate) struct Record {
     /// What few tasks have.
     pub(crate) rare: Option<Box<Rare>>,
 }
+
+/// A closure and where it was scheduled.
+type Scheduled = (Box<dyn FnOnce()>, &'static Location<'static>);
 
 /// What few tasks have.
 #[derive(Default)]
@@ -60,8 +61,18 @@ pub(crate) struct Rare {
     /// How long the task may clean up once it has been asked to end.
     pub(crate) grace: Option<Duration>,
     pub(crate) grace_timer: Option<TimerKey>,
-    /// Who is to be told when the task is asked to end.
-    pub(crate) asked: Vec<Waker>,
+    /// Who is to be told when the task is asked to end, by the numbers of their waits.
+    pub(crate) asked: Vec<(u32, Waker)>,
+    /// What is to be called, and from where, when the task has ended.
+    pub(crate) on_done: Option<Scheduled>,
+}
+
+impl Rare {
+    /// Takes out who waits by this number.
+    pub(crate) fn stop_asking(&mut self, wait: u32) -> Option<Waker> {
+        let at = self.asked.iter().position(|(number, _)| *number == wait)?;
+        Some(self.asked.remove(at).1)
+    }
 }
 
 impl Record {
@@ -70,7 +81,6 @@ impl Record {
             number: 0,
             ended: false,
             held: false,
-            hidden: false,
             noisy: false,
             place,
             waker: None,
@@ -233,7 +243,7 @@ impl Records {
     /// The live tasks that are shown, in the order in which they were created.
     pub(crate) fn all(&self) -> Vec<TaskKey> {
         let tasks = self.tasks.borrow();
-        let shown = tasks.iter().filter(|(_, task)| !task.hidden && !task.ended);
+        let shown = tasks.iter().filter(|(_, task)| !task.ended);
         let mut keys: Vec<_> = shown
             .map(|(slot, task)| TaskKey {
                 slot: slot as u32,

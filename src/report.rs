@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
 use std::panic::Location;
 use std::rc::Rc;
 use std::time::Duration;
@@ -123,10 +123,11 @@ impl fmt::Display for ExceptionContext {
         if let Some(place) = self.place {
             write!(f, ", created at {place}")?;
         }
-        if let Some(text) = self.panic_message().or_else(|| self.error()) {
-            write!(f, ": {text}")?;
+        match (self.panic_message(), self.error()) {
+            (Some(text), None) | (None, Some(text)) => write!(f, ": {text}"),
+            (Some(panic), Some(error)) => write!(f, ": {panic} ({error})"),
+            (None, None) => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -168,7 +169,9 @@ impl fmt::Display for SlowCallback {
 }
 
 /// Writes one line to the standard error stream.
-pub(crate) fn line(text: fmt::Arguments<'_>) {
-    // Not `eprintln!`, which panics when the stream is closed.
-    let _ = writeln!(std::io::stderr(), "coloop: {text}");
+pub(crate) fn line(text: &impl fmt::Display) {
+    // One report, one line, so that logs can be read line by line. And not `eprintln!`, which panics
+    // when the stream is closed.
+    let text = format!("coloop: {text}").replace('\n', "\\n");
+    let _ = writeln!(io::stderr(), "{text}");
 }

@@ -101,7 +101,8 @@ impl Future for Sleep {
                 Poll::Pending
             }
             State::Shelved { core, key } => {
-                let (pending, before) = core.timers.renew_sleep(*key, cx.waker());
+                let task = core.records.current().number;
+                let (pending, before) = core.timers.renew_sleep(*key, cx.waker(), task);
                 drop(before);
                 if pending {
                     return Poll::Pending;
@@ -228,6 +229,14 @@ pin_project! {
         place: &'static Location<'static>,
         shared: Option<Rc<Shared>>,
     }
+
+    impl<F> PinnedDrop for Timeout<F> {
+        fn drop(this: Pin<&mut Self>) {
+            if let Some(shared) = this.project().shared {
+                shared.end(Phase::Completed);
+            }
+        }
+    }
 }
 
 /// What a timeout and its handle share.
@@ -236,6 +245,16 @@ struct Shared {
     deadline: Cell<Option<Instant>>,
     moved: Cell<bool>,
     waker: Cell<Option<Waker>>,
+}
+
+impl Shared {
+    /// Notes how the timeout ended, once.
+    fn end(&self, phase: Phase) {
+        if matches!(self.phase.get(), Phase::New | Phase::Active) {
+            self.phase.set(phase);
+            drop(self.waker.take());
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -316,13 +335,13 @@ impl<F: Future> Future for Timeout<F> {
             return Poll::Pending;
         };
         if let Some(shared) = &this.shared {
-            shared.phase.set(if ended.is_ok() {
+            shared.end(if ended.is_ok() {
                 Phase::Completed
             } else {
                 Phase::Expired
             });
         }
-        this.sleep.0 = State::Over;
+        *this.sleep = Sleep(State::Over);
         this.future.set(None);
         Poll::Ready(ended)
     }

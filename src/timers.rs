@@ -174,17 +174,25 @@ impl Timers {
             })
     }
 
-    /// Tells whether the sleep is still pending, and lets it wake `waker` from now on.
+    /// Tells whether the sleep is still pending, and lets it wake `waker`, of the task with the
+    /// number `polled_by`, from now on.
     ///
     /// Returns the waker that was replaced.
-    pub(crate) fn renew_sleep(&self, key: TimerKey, waker: &Waker) -> (bool, Option<Waker>) {
+    pub(crate) fn renew_sleep(
+        &self,
+        key: TimerKey,
+        waker: &Waker,
+        polled_by: u32,
+    ) -> (bool, Option<Waker>) {
         let mut shelf = self.shelf.borrow_mut();
         match shelf.slots.get_mut(key.slot as usize) {
             Some(Slot::Sleep {
                 generation,
+                task,
                 waker: old,
                 ..
             }) if *generation == key.generation => {
+                *task = polled_by;
                 if old.will_wake(waker) {
                     (true, None)
                 } else {

@@ -137,7 +137,7 @@ impl LoopHandle {
         self.open()?;
         let watcher = Rc::new(Callback {
             seat: Cell::new(Some(callback)),
-            context: Context::capture(),
+            context: Cell::new(Context::capture()),
             place,
         });
         let source = Source::Fd(fd);
@@ -190,7 +190,8 @@ fn always_ready(fd: i32) -> io::Error {
 /// A callback in its seat.
 struct Callback<F> {
     seat: Cell<Option<F>>,
-    context: Option<Context>,
+    /// One context for all its calls, begun by the first that sets something.
+    context: Cell<Option<Context>>,
     place: &'static Location<'static>,
 }
 
@@ -205,9 +206,20 @@ impl<F: FnMut()> Watcher for Callback<F> {
         }
 
         let mut seated = Seated(&self.seat, self.seat.take());
-        let _entered = context::enter(self.context.clone());
-        if let Some(callback) = &mut seated.1 {
-            callback();
+        let mut call = || {
+            if let Some(callback) = &mut seated.1 {
+                callback();
+            }
+        };
+        match self.context.take() {
+            Some(context) => {
+                self.context.set(Some(context.clone()));
+                context::run_item(context, call);
+            }
+            None => {
+                call();
+                self.context.set(context::current());
+            }
         }
         Wants::More
     }
@@ -287,15 +299,16 @@ impl LoopHandle {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a descriptor in blocking mode, such as a
-    /// regular file; [`ResourceBusy`](io::ErrorKind::ResourceBusy) for one that is watched already; [`NotConnected`](io::ErrorKind::NotConnected) on a closed
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a descriptor in blocking mode and for one
+    /// that is always ready, such as a regular file; [`ResourceBusy`](io::ErrorKind::ResourceBusy)
+    /// for one that is watched already; [`NotConnected`](io::ErrorKind::NotConnected) on a closed
     /// loop. Nothing is changed then.
     #[track_caller]
     pub fn watch<S: Watchable>(&self, io: S) -> io::Result<Watched<S>> {
         self.open()?;
         let source = io.source();
         let id = SourceId::of(&source);
-        refuse_blocking(&source, id)?;
+        let probe = refuse_unfit(&source, id)?;
         let table = &self.0.table;
         if table.find(id).is_some() {
             return Err(crate::selector::table::in_use(id));
@@ -311,13 +324,12 @@ impl LoopHandle {
         };
         let (read, write) = (side(), side());
         let owner = table.new_owner();
-        let (key, ..) = table.watch(
-            source.clone(),
-            Direction::Read,
-            owner,
-            Rc::<Side>::clone(&read),
-            false,
-        )?;
+        // Nothing is asked of the system until somebody waits, except of a device: some of them cannot
+        // be watched, and only the system knows which.
+        let read_side = Rc::<Side>::clone(&read);
+        let watched = table.watch(source.clone(), Direction::Read, owner, read_side, probe);
+        let (key, ..) = watched.map_err(|error| explained(error, id))?;
+        table.set_on(key, Direction::Read, false)?;
         table.watch(
             source,
             Direction::Write,
@@ -336,17 +348,18 @@ impl LoopHandle {
     }
 }
 
-/// A read that blocks would stop the whole loop.
-fn refuse_blocking(source: &Source, id: SourceId) -> io::Result<()> {
+/// Refuses what cannot be awaited, and says whether the system has to be asked as well.
+fn refuse_unfit(source: &Source, id: SourceId) -> io::Result<bool> {
     #[cfg(unix)]
     if let (Source::Fd(fd), SourceId::Fd(number)) = (source, id) {
         use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 
+        let kind = FileType::from_raw_mode(fstat(fd.as_fd())?.st_mode);
+        if matches!(kind, FileType::RegularFile | FileType::Directory) {
+            return Err(always_ready(number));
+        }
+        // A read that blocks would stop the whole loop.
         if !fcntl_getfl(fd.as_fd())?.contains(OFlags::NONBLOCK) {
-            let kind = FileType::from_raw_mode(fstat(fd.as_fd())?.st_mode);
-            if matches!(kind, FileType::RegularFile | FileType::Directory) {
-                return Err(always_ready(number));
-            }
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!(
@@ -354,9 +367,13 @@ fn refuse_blocking(source: &Source, id: SourceId) -> io::Result<()> {
                 ),
             ));
         }
+        return Ok(matches!(
+            kind,
+            FileType::CharacterDevice | FileType::BlockDevice
+        ));
     }
     let _ = (source, id);
-    Ok(())
+    Ok(false)
 }
 
 impl<S> Watched<S> {

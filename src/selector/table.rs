@@ -14,12 +14,13 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::panic::Location;
+use std::panic::{self, AssertUnwindSafe, Location};
 use std::rc::Rc;
 
 use slab::Slab;
 
 use super::{Interest, Readiness, Selector, Source};
+use crate::error::LoopClosed;
 use crate::key::{Direction, WatchKey};
 
 /// Is told that a side of a source is ready.
@@ -200,17 +201,21 @@ impl Table {
         let interest = entry.interest();
         drop(entries);
 
-        let told = match (before, self.selector()) {
-            (_, None) => Err(io::Error::from(crate::error::LoopClosed)),
+        // The selector may be the caller's, and asks the source for its descriptor.
+        let told = panic::catch_unwind(AssertUnwindSafe(|| match (before, self.selector()) {
+            (_, None) => Err(io::Error::from(LoopClosed)),
             (None, Some(selector)) => selector.add(key.packed(), source, interest),
             (Some(before), Some(_)) if before == interest => Ok(()),
             (Some(_), Some(selector)) => selector.modify(key.packed(), interest),
-        };
-        if let Err(error) = told {
+        }));
+        if !matches!(told, Ok(Ok(()))) {
             // As it was before: the earlier side back in its seat, or no entry at all.
             let undone = self.undo(key, direction, replaced);
             drop(undone);
-            return Err(error);
+            return match told {
+                Ok(told) => told.and(Err(io::ErrorKind::Other.into())),
+                Err(payload) => panic::resume_unwind(payload),
+            };
         }
         Ok((key, number, replaced.map(|side| Removed::of(side, None))))
     }
@@ -241,10 +246,20 @@ impl Table {
         }
         let interest = entry.interest();
         drop(entries);
-        match self.selector() {
-            Some(selector) => selector.modify(key.packed(), interest),
-            None => Ok(()),
+        let Some(selector) = self.selector() else {
+            return Ok(());
+        };
+        let told = selector.modify(key.packed(), interest);
+        if told.is_err() {
+            let mut entries = self.entries.borrow_mut();
+            if let Some(side) = entries
+                .get(key)
+                .and_then(|entry| entry.side(direction).as_mut())
+            {
+                side.on = !on;
+            }
         }
+        told
     }
 
     /// Stops watching one side; with `number`, only if it is still that one.

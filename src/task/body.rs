@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::mem;
 use std::panic::{self, AssertUnwindSafe, Location};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,7 +18,7 @@ use pin_project_lite::pin_project;
 
 use super::{Report, cancel, reference};
 use crate::context::{self, Context};
-use crate::core::Core;
+use crate::core::{Core, Noted};
 use crate::error::{Cancelled, JoinError, Payload, drop_quietly};
 use crate::key::TaskKey;
 use crate::report::ExceptionContext;
@@ -59,7 +60,7 @@ pin_project! {
                 // Cancelled, or its loop is closing.
                 if let Err(payload) = quietly(|| this.future.set(None)) {
                     let about = reference::about(this.core, *this.key);
-                    about.report("panic in the destructor of task", payload);
+                    about.report_panic("panic in the destructor of task", payload);
                 }
                 reference::end(this.core, *this.key);
             }
@@ -103,7 +104,7 @@ impl<F: Future, C: Check<F::Output>> Future for Body<F, C> {
         // Everything of the task, its destructors too, runs as the task and in its context.
         let about = || reference::about(this.core, key);
         if let Some(payload) = dropped {
-            about().report("panic in the destructor of task", payload);
+            about().report_panic("panic in the destructor of task", payload);
         }
         let asked = if core.records.is_quiet() {
             None
@@ -112,22 +113,22 @@ impl<F: Future, C: Check<F::Output>> Future for Body<F, C> {
         };
         let outcome = match (step, asked) {
             (Step::Returned(value), None) => {
-                let about = C::ERROR.map(|check| Box::new((about(), Some(check))));
+                let whose = Whose::of_value(this.core, key, C::ERROR);
                 Outcome {
                     result: Some(Ok(value)),
-                    about,
+                    whose,
                 }
             }
             (Step::Returned(value), Some(cancelled)) => {
                 // The request came before the body's return: the value is nobody's.
                 if let Err(payload) = quietly(|| drop(value)) {
-                    about().report("panic in the destructor of the output of task", payload);
+                    about().report_panic("panic in the destructor of the output of task", payload);
                 }
                 Outcome::failed(cancelled.into())
             }
             (Step::Panicked(payload), _) => Outcome {
                 result: Some(Err(Box::new(JoinError::Panicked(Payload::new(payload))))),
-                about: Some(Box::new((about(), None))),
+                whose: Whose::Known(Box::new((about(), None))),
             },
             (Step::Dropped | Step::Pending, cancelled) => {
                 Outcome::failed(cancelled.unwrap_or_default().into())
@@ -135,6 +136,9 @@ impl<F: Future, C: Check<F::Output>> Future for Body<F, C> {
         };
         if before.outer.is_some() || context::is_used() {
             drop_quietly(context::swap(before.outer));
+        }
+        if let Some(noted) = before.noted {
+            core.note_item(noted);
         }
         core.records.enter(outer);
         reference::end(core, key);
@@ -148,6 +152,8 @@ struct Before {
     must_end: bool,
     /// The context that was current.
     outer: Option<Context>,
+    /// What was noted as running, if this is inside it.
+    noted: Option<Noted>,
 }
 
 impl Before {
@@ -168,22 +174,30 @@ impl Before {
         let Some((must_end, context, place, name)) = begun else {
             return Self::default();
         };
-        if name.is_some() {
-            core.note_item(place, name);
-        }
+        let noted = match name {
+            Some(name) => core.note_item(Noted {
+                place,
+                task: Some(name),
+            }),
+            None => None,
+        };
         Self {
             must_end,
             outer: context::swap(context),
+            noted,
         }
     }
 
     /// Leaves the task's context, which stays with the task until its next poll.
     fn suspend(self, core: &Core, key: TaskKey) {
+        if let Some(noted) = self.noted {
+            core.note_item(noted);
+        }
         let context = context::swap(self.outer);
         if context.is_some() {
             let before = core.records.with(key, |task| {
                 core.records.make_noisy(task);
-                std::mem::replace(&mut task.rare().context, context)
+                mem::replace(&mut task.rare().context, context)
             });
             drop(before);
         }
@@ -238,20 +252,23 @@ fn quietly<R>(f: impl FnOnce() -> R) -> thread::Result<R> {
 pub(super) struct About {
     pub(super) core: Rc<Core>,
     pub(super) key: TaskKey,
-    pub(super) name: Rc<str>,
     pub(super) place: &'static Location<'static>,
+    /// A name of its own; else it is known by its number.
+    pub(super) name: Option<Rc<str>>,
+    pub(super) context: Option<Context>,
 }
 
 impl About {
-    fn context(&self, message: &str) -> ExceptionContext {
-        ExceptionContext::new(message)
-            .with_task(Rc::clone(&self.name), self.key)
-            .with_place(Some(self.place))
+    fn report(&self, message: &str, add: impl FnOnce(ExceptionContext) -> ExceptionContext) {
+        let number = || format!("Task-{}", self.key.number).into();
+        let report = ExceptionContext::new(message)
+            .with_task(self.name.clone().unwrap_or_else(number), self.key)
+            .with_place(Some(self.place));
+        self.core.report_in(self.context.clone(), add(report));
     }
 
-    fn report(&self, message: &str, payload: Box<dyn Any + Send>) {
-        self.core
-            .report(self.context(message).with_payload(payload));
+    fn report_panic(&self, message: &str, payload: Box<dyn Any + Send>) {
+        self.report(message, |report| report.with_payload(payload));
     }
 }
 
@@ -260,14 +277,44 @@ type ErrorOf<T> = fn(&T) -> Option<String>;
 /// The result of a task, which reports itself if nobody takes it.
 pub(super) struct Outcome<T> {
     result: Option<Result<T, Box<JoinError>>>,
-    about: Option<Box<(About, Option<ErrorOf<T>>)>>,
+    whose: Whose<T>,
+}
+
+/// What a result needs to report itself.
+enum Whose<T> {
+    /// There is nothing to report.
+    Nobody,
+    /// The value's destructor might panic.
+    Numbered {
+        core: Rc<Core>,
+        key: TaskKey,
+        place: &'static Location<'static>,
+    },
+    Known(Box<(About, Option<ErrorOf<T>>)>),
+}
+
+impl<T> Whose<T> {
+    /// What a value needs, given the question whether it is an error.
+    fn of_value(core: &Rc<Core>, key: TaskKey, question: Option<ErrorOf<T>>) -> Self {
+        if question.is_none() && !mem::needs_drop::<T>() {
+            return Self::Nobody;
+        }
+        let about = reference::about(core, key);
+        if question.is_some() || about.name.is_some() || about.context.is_some() {
+            return Self::Known(Box::new((about, question)));
+        }
+        let About {
+            core, key, place, ..
+        } = about;
+        Self::Numbered { core, key, place }
+    }
 }
 
 impl<T> Outcome<T> {
     fn failed(error: JoinError) -> Self {
         Self {
             result: Some(Err(Box::new(error))),
-            about: None,
+            whose: Whose::Nobody,
         }
     }
 
@@ -285,30 +332,40 @@ impl<T> Drop for Outcome<T> {
         let Some(result) = self.result.take() else {
             return;
         };
-        let about = self.about.take();
-        let checked = quietly(|| match (&result, &about) {
-            (Ok(value), Some(about)) => about.1.and_then(|check| check(value)),
-            _ => None,
-        });
-        match (checked, &about) {
-            (Ok(Some(error)), Some(about)) => {
-                let report = about.0.context("error in task, never observed");
-                about.0.core.report(report.with_error(error));
-            }
-            (Err(payload), _) => drop_quietly(payload),
-            _ => {}
-        }
-        match (result, about) {
-            (Err(error), Some(about)) => {
-                if let JoinError::Panicked(payload) = *error {
-                    about
-                        .0
-                        .report("panic in task, never observed", payload.into_inner());
+        let (about, question) = match mem::replace(&mut self.whose, Whose::Nobody) {
+            Whose::Nobody => return drop_quietly(result),
+            Whose::Numbered { core, key, place } => (
+                About {
+                    core,
+                    key,
+                    place,
+                    name: None,
+                    context: None,
+                },
+                None,
+            ),
+            Whose::Known(known) => *known,
+        };
+        match result {
+            Ok(value) => {
+                match quietly(|| question.and_then(|question| question(&value))) {
+                    Ok(None) => {}
+                    Ok(Some(error)) => about.report("error in task, never observed", |report| {
+                        report.with_error(error)
+                    }),
+                    Err(payload) => about.report_panic(
+                        "error in task, never observed, which panics when it is shown,",
+                        payload,
+                    ),
+                }
+                if let Err(payload) = quietly(|| drop(value)) {
+                    about.report_panic("panic in the destructor of the output of task", payload);
                 }
             }
-            (result, about) => {
-                drop_quietly(result);
-                drop_quietly(about);
+            Err(error) => {
+                if let JoinError::Panicked(payload) = *error {
+                    about.report_panic("panic in task, never observed", payload.into_inner());
+                }
             }
         }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use super::body::{Body, Check, Reporting, Silent};
+use super::cancel::end_now;
 use super::{Task, factory, until_cancelled};
 use crate::context::Context;
 use crate::core::{Core, LoopHandle, schedule};
@@ -32,8 +33,6 @@ struct Settings {
     context: Option<Context>,
     grace: Option<Duration>,
     eager: bool,
-    hidden: bool,
-    polled_at_once: bool,
 }
 
 /// Says what is wrong with the output of a task, if anything is.
@@ -151,8 +150,9 @@ impl TaskBuilder {
                         Some(output) => output,
                         // The wrapper gave up: the task ends as if it had been asked to.
                         None => {
-                            if let Some(task) = super::current_task() {
-                                task.cancel_with("the task factory's wrapper ended early");
+                            if let Some(core) = Core::current() {
+                                let key = core.records.current();
+                                end_now(&core, key, "the task factory's wrapper ended early");
                             }
                             std::future::pending().await
                         }
@@ -190,8 +190,6 @@ where
         context,
         grace,
         eager,
-        hidden,
-        polled_at_once,
     } = settings;
     let context = context.or_else(Context::capture);
     let key = core.records.next_key();
@@ -202,7 +200,6 @@ where
 
     let mut record = Record::new(place);
     record.waker = Some(runnable.waker());
-    record.hidden = hidden;
     record.held = true;
     if name.is_some() || grace.is_some() || context.is_some() {
         record.noisy = context.is_some() || grace.is_some();
@@ -216,7 +213,7 @@ where
     core.records.insert(key, record);
 
     let task = Task::new(task.fallible(), core, key);
-    if polled_at_once || (eager && core.is_running()) {
+    if eager && core.is_running() {
         runnable.run();
     } else {
         core.line.push(Ready::Task(runnable));
@@ -231,26 +228,6 @@ pub(super) fn spawn_plain<F: Future + 'static>(
     place: &'static Location<'static>,
 ) -> Task<F::Output> {
     spawn::<F, Silent>(core, future, Settings::default(), place)
-}
-
-/// Makes a detached task that is not shown, for what follows the end of another.
-///
-/// With `waits` it is polled here, to begin its waiting.
-pub(super) fn spawn_continuation<F: Future<Output = ()> + 'static>(
-    core: &Rc<Core>,
-    future: F,
-    waits: bool,
-    place: &'static Location<'static>,
-) {
-    if core.is_closed() {
-        return drop(future);
-    }
-    let settings = Settings {
-        hidden: true,
-        polled_at_once: waits,
-        ..Settings::default()
-    };
-    drop(spawn::<F, Silent>(core, future, settings, place));
 }
 
 /// Makes a task whose result, or panic, goes to `deliver`; what that gives back is nobody's.

@@ -69,13 +69,19 @@ pub(crate) fn cancel(core: &Rc<Core>, key: TaskKey, reason: Option<Arc<str>>) ->
         core.records
             .with(key, |task| task.rare().grace_timer = Some(timer));
     }
-    for waker in asked.into_iter().flatten() {
+    for (_, waker) in asked.into_iter().flatten() {
         core.wake(waker);
     }
     if let Some(waker) = waker {
         core.wake(waker);
     }
     true
+}
+
+/// Ends a task without asking it.
+pub(super) fn end_now(core: &Rc<Core>, key: TaskKey, reason: &'static str) {
+    core.records.with(key, |task| task.rare().overdue = true);
+    cancel(core, key, Some(reason.into()));
 }
 
 /// Takes back one request, and returns how many are left.
@@ -99,7 +105,7 @@ pub(super) fn uncancel(core: &Rc<Core>, key: TaskKey) -> u32 {
 }
 
 /// The request that decides how a body that is over has ended.
-pub(super) fn take_request(core: &Core, key: TaskKey) -> Option<Cancelled> {
+pub(crate) fn take_request(core: &Core, key: TaskKey) -> Option<Cancelled> {
     core.records
         .with(key, |task| requested(task, task.must_end()))
         .flatten()
@@ -150,14 +156,26 @@ pub fn cancelled() -> CancelledFuture {
 #[must_use = "futures do nothing unless they are awaited"]
 pub struct CancelledFuture {
     place: &'static Location<'static>,
-    waiting: Option<(Rc<Core>, u32)>,
+    waiting: Option<Waiting>,
+}
+
+/// Where a future that waits for a request is known.
+struct Waiting {
+    core: Rc<Core>,
+    task: TaskKey,
+    wait: u32,
 }
 
 impl CancelledFuture {
     fn stop_waiting(&mut self) {
-        if let Some((core, wait)) = self.waiting.take() {
-            core.records.end_wait(wait);
-        }
+        let Some(Waiting { core, task, wait }) = self.waiting.take() else {
+            return;
+        };
+        core.records.end_wait(wait);
+        let removed = core
+            .records
+            .with(task, |task| task.rare().stop_asking(wait));
+        drop(removed);
     }
 }
 
@@ -170,25 +188,32 @@ impl Future for CancelledFuture {
             self.stop_waiting();
             return Poll::Ready(cancelled);
         }
-        match &self.waiting {
-            Some((core, wait)) => core.records.renew_wait(*wait),
-            None => {
-                let wait = core
-                    .records
-                    .begin_wait(On::Cancellation, self.place, core.now());
-                self.waiting = Some((Rc::clone(&core), wait));
-            }
+        let task = core.records.current();
+        if self
+            .waiting
+            .as_ref()
+            .is_some_and(|waiting| waiting.task != task)
+        {
+            // Polled by another task from now on.
+            self.stop_waiting();
         }
-        let waker = cx.waker().clone();
-        let spare = core.records.with(core.records.current(), |task| {
-            let asked = &mut task.rare().asked;
-            if asked.iter().any(|other| other.will_wake(&waker)) {
-                return Some(waker);
+        let place = self.place;
+        let waiting = self.waiting.get_or_insert_with(|| {
+            let wait = core.records.begin_wait(On::Cancellation, place, core.now());
+            Waiting {
+                core: Rc::clone(&core),
+                task,
+                wait,
             }
-            asked.push(waker);
-            None
         });
-        drop(spare);
+        let (wait, waker) = (waiting.wait, cx.waker().clone());
+        let before = core.records.with(task, |task| {
+            let rare = task.rare();
+            let before = rare.stop_asking(wait);
+            rare.asked.push((wait, waker));
+            before
+        });
+        drop(before);
         Poll::Pending
     }
 }

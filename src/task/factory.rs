@@ -87,6 +87,9 @@ impl LoopHandle {
     }
 
     fn put_task_factory(&self, factory: Option<Rc<dyn TaskFactory>>) {
+        if self.is_closed() {
+            return;
+        }
         self.0.has_task_factory.set(factory.is_some());
         match self.0.extension::<Seat>() {
             Some(seat) => drop(seat.0.replace(factory)),

@@ -16,22 +16,24 @@ use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context as PollContext, Poll};
+use std::task::{Context as PollContext, Poll, Waker};
 
 use async_task::FallibleTask;
 
 use self::body::Outcome;
 pub(crate) use self::builder::spawn_forwarding;
 pub use self::builder::{Report, TaskBuilder};
-pub(crate) use self::cancel::cancel;
 pub use self::cancel::{
     CancelledFuture, DeferCancel, Shield, UntilCancelled, cancelled, defer_cancel, shield,
     until_cancelled,
 };
+pub(crate) use self::cancel::{cancel, take_request};
 pub use self::factory::TaskFactory;
 pub use self::reference::{TaskRef, Wait, WaitOn, current_task};
+use crate::context::Context;
 use crate::core::{Core, LoopHandle};
 use crate::error::{Cancelled, JoinError};
+use crate::handle::boxed;
 use crate::key::TaskKey;
 use crate::ready::Letters;
 use crate::record::On;
@@ -102,7 +104,7 @@ impl<T: 'static> Task<T> {
         cancel(&self.core, self.key, Some(reason.into()))
     }
 
-    /// Returns how many requests to end have not been taken back.
+    /// Returns how many requests to end have not been taken back; none once the task has ended.
     pub fn cancelling(&self) -> u32 {
         self.to_ref().cancelling()
     }
@@ -136,16 +138,27 @@ impl<T: 'static> Task<T> {
 
     /// Lets a callback have the result, called through the line.
     ///
-    /// If the callback panics, the exception handler is told.
+    /// The callback is queued when the task ends, behind what its last step has queued; if the task
+    /// has ended already, at once. It runs in a copy of the current context.
     #[doc(alias = "add_done_callback")]
     #[track_caller]
-    pub fn on_done(self, f: impl FnOnce(Result<T, JoinError>) + 'static) {
-        let core = Rc::clone(&self.core);
-        // Polled here, the continuation takes its place among the waiters at once, and nothing of
-        // the caller's runs; a task that has ended would let it run, so that waits in the line.
-        let waits = !self.is_finished();
-        let place = Location::caller();
-        builder::spawn_continuation(&core, async move { f(self.await) }, waits, place);
+    pub fn on_done(mut self, f: impl FnOnce(Result<T, JoinError>) + 'static) {
+        let (core, key, place) = (Rc::clone(&self.core), self.key, Location::caller());
+        let call = move || {
+            let mut cx = PollContext::from_waker(Waker::noop());
+            if let Poll::Ready(result) = Pin::new(&mut self).poll(&mut cx) {
+                f(result);
+            }
+        };
+        let mut call = Some(boxed(call, Context::capture().as_ref()));
+        core.records.with(key, |task| {
+            if !task.ended {
+                task.rare().on_done = call.take().map(|call| (call, place));
+            }
+        });
+        if let Some(call) = call {
+            core.queue(call, place);
+        }
     }
 
     /// Wraps the task so that it is plain that dropping the wrapper leaves it running.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::body::About;
 use super::cancel;
 use crate::clock::Ticks;
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::core::{Core, LoopHandle};
 use crate::error::drop_quietly;
 use crate::key::TaskKey;
@@ -85,7 +85,7 @@ impl TaskRef {
         cancel(&self.core, self.key, Some(reason.into()))
     }
 
-    /// Returns how many requests to end have not been taken back.
+    /// Returns how many requests to end have not been taken back; none once the task has ended.
     pub fn cancelling(&self) -> u32 {
         self.with(|task| task.requests()).unwrap_or(0)
     }
@@ -250,13 +250,17 @@ impl ExceptionContext {
 
 /// What a report will say of a task.
 pub(super) fn about(core: &Rc<Core>, key: TaskKey) -> About {
-    let known = core.records.with(key, |task| (task.name(), task.place));
-    let (name, place) = known.unwrap_or_else(|| ("a task".into(), Location::caller()));
+    let known = core.records.with(key, |task| {
+        let name = task.rare.as_ref().and_then(|rare| rare.name.clone());
+        (name, task.place)
+    });
+    let (name, place) = known.unwrap_or_else(|| (None, Location::caller()));
     About {
         core: Rc::clone(core),
         key,
-        name,
         place,
+        name,
+        context: context::current(),
     }
 }
 
@@ -278,7 +282,10 @@ pub(super) fn end(core: &Core, key: TaskKey) {
 #[cold]
 fn end_rare(core: &Core, key: TaskKey, record: Option<Record>) {
     let Some(mut record) = record else { return };
-    let rare = record.rare.take().map(|rare| *rare).unwrap_or_default();
+    let mut rare = record.rare.take().map(|rare| *rare).unwrap_or_default();
+    if let Some((on_done, place)) = rare.on_done.take() {
+        core.queue(on_done, place);
+    }
     if let Some(timer) = rare.grace_timer {
         drop(core.timers.remove(timer));
     }
