@@ -807,6 +807,10 @@ impl Core {
             }
         }
         self.letters.close();
+        // What came between the last look and the closing; from now on nothing comes.
+        while let Some(letter) = self.letters.take() {
+            drop_quietly(Ready::from(letter));
+        }
         if self.forks == fork::generation() {
             let (removed, selector) = self.table.drain();
             removed.into_iter().for_each(drop_quietly);
