@@ -1,7 +1,7 @@
 //! Handles of scheduled callbacks.
 //!
-//! A handle is a number: of a place in the line, or of a slot on the shelf. Dropping it does nothing;
-//! the callback belongs to the loop.
+//! A handle is a number: of a place in the line, or of a slot on the shelf. Dropping it does
+//! nothing; the callback belongs to the loop.
 
 use std::cell::Cell;
 use std::cmp::Ordering;
@@ -16,7 +16,8 @@ use crate::core::Core;
 use crate::error::drop_quietly;
 use crate::key::TimerKey;
 
-/// Cancels a callback that has not run yet; made by [`LoopHandle::call_soon`](crate::LoopHandle::call_soon).
+/// Cancels a callback that has not run yet; made by
+/// [`LoopHandle::call_soon`](crate::LoopHandle::call_soon).
 ///
 /// Dropping a handle does not cancel.
 pub struct Handle {
@@ -48,8 +49,8 @@ impl Handle {
 
     /// Cancels the callback and says whether that was still possible.
     ///
-    /// The closure, and what it holds, is dropped before this returns. It has no effect on a callback
-    /// that has run, is running, or is cancelled already.
+    /// The closure, and what it holds, is dropped before this returns. It has no effect on a
+    /// callback that has run, is running, or is cancelled already.
     ///
     /// # Examples
     ///
@@ -93,8 +94,9 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// Cancels a timer that has not fired yet; made by [`LoopHandle::call_later`](crate::LoopHandle::call_later)
-/// and [`LoopHandle::call_at`](crate::LoopHandle::call_at).
+/// Cancels a timer that has not fired yet; made by
+/// [`LoopHandle::call_later`](crate::LoopHandle::call_later) and
+/// [`LoopHandle::call_at`](crate::LoopHandle::call_at).
 ///
 /// Dropping a handle does not cancel. Handles are ordered by deadline.
 pub struct TimerHandle {

@@ -1,8 +1,8 @@
 //! The clock a loop lives by: the system's, or one that a test moves.
 //!
-//! The loop reads it after each wait, and in between where a deadline is computed from "now". Inside
-//! the crate a point in time is a [`Ticks`]: nanoseconds from the loop's creation, signed, because a
-//! deadline in the past still has its place among other deadlines of the past.
+//! The loop reads it after each wait, and in between where a deadline is computed from "now".
+//! Inside the crate a point in time is a [`Ticks`]: nanoseconds from the loop's creation, signed,
+//! because a deadline in the past still has its place among other deadlines of the past.
 //!
 //! What must always hold: conversions saturate, they never overflow. A deadline more than 292 years
 //! away is "never": it is kept, it can be cancelled, and it does not come.

@@ -1,8 +1,9 @@
 //! Context variables: values that follow the work instead of the thread (PEP 567).
 //!
-//! A [`Context`] is a shared, mutable set of values. Whatever runs later takes a copy of the current
-//! one when it is scheduled (callbacks, timers, watchers, done-callbacks) or created (tasks), and
-//! runs in it. A context given by hand is not copied: it is shared and changed in place.
+//! A [`Context`] is a shared, mutable set of values. Whatever runs later takes a copy of the
+//! current one when it is scheduled (callbacks, timers, watchers, done-callbacks) or created
+//! (tasks), and runs in it. A context given by hand is not copied: it is shared and changed in
+//! place.
 //!
 //! What must always hold:
 //!

@@ -3,21 +3,22 @@
 //! A loop owns one line (the ready queue), one shelf (timers), one table (watched sources) and one
 //! letter-box (work from other threads). Nothing else wakes user code. One turn, in this order:
 //!
-//! 1. Timeout: 0 if the line is not empty or a stop was asked; else until the nearest deadline; else
-//!    none.
+//! 1. Timeout: 0 if the line is not empty or a stop was asked; else until the nearest deadline;
+//!    else none.
 //! 2. Park: say "asleep", look at the letter-box once more, wait on the selector, say "awake".
 //! 3. Empty the letter-box onto the end of the line, in arrival order.
-//! 4. For each I/O event, put the watcher at the end of the line, in the order the selector reported
-//!    them.
-//! 5. Read the clock; move every deadline that is due to the end of the line, by (deadline, order of
-//!    creation).
+//! 4. For each I/O event, put the watcher at the end of the line, in the order the selector
+//!    reported them.
+//! 5. Read the clock; move every deadline that is due to the end of the line, by (deadline, order
+//!    of creation).
 //! 6. Count the line: n. Run exactly n, from the front. What they add waits for the next turn.
 //! 7. If a stop was asked, leave.
 //!
-//! A turn with a non-empty line may leave out the system wait (see [`Pace`]), never steps 3 and 5–7.
+//! A turn with a non-empty line may leave out the system wait (see [`Pace`]), never steps 3 and
+//! 5–7.
 //!
-//! What must always hold: no borrow is alive while foreign code runs, which is why every organ keeps
-//! its cells to itself; and a panic of foreign code ends at its item.
+//! What must always hold: no borrow is alive while foreign code runs, which is why every organ
+//! keeps its cells to itself; and a panic of foreign code ends at its item.
 
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
@@ -124,9 +125,9 @@ enum State {
 /// How often a busy loop looks at the system.
 ///
 /// A wait costs far more than an item. While the line is not empty the loop waits only once so many
-/// items have run since the last wait, or 200 µs have passed by a clock that it reads every 8 items.
-/// It never skips the wait on a run's first turn, on a turn that begins with a stop asked, in debug
-/// mode, when a host drives the turns, or with a caller's selector.
+/// items have run since the last wait, or 200 µs have passed by a clock that it reads every 8
+/// items. It never skips the wait on a run's first turn, on a turn that begins with a stop asked,
+/// in debug mode, when a host drives the turns, or with a caller's selector.
 struct Pace {
     poll_every: u32,
     own_selector: bool,
@@ -713,8 +714,8 @@ impl Core {
         }
     }
 
-    /// Notes what runs, for reports, and returns what is to be noted again after it: whoever polls a
-    /// task that begins eagerly. An item of the line has nobody above it.
+    /// Notes what runs, for reports, and returns what is to be noted again after it: whoever polls
+    /// a task that begins eagerly. An item of the line has nobody above it.
     pub(crate) fn note_item(&self, item: Noted) -> Option<Noted> {
         let place = self.here.replace(Some(item.place));
         let task = self.here_task.replace(item.task);

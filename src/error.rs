@@ -1,9 +1,9 @@
 //! What the loop itself refuses or reports.
 //!
-//! What the system says is an [`io::Error`] with its kind untouched. The few types here are what the
-//! loop says; each converts into an [`io::Error`] of a fitting kind, so that `?` works in a function
-//! that returns `io::Result`. There is no error type for the whole crate. Texts are lower case,
-//! without a full stop, and say what to do about it.
+//! What the system says is an [`io::Error`] with its kind untouched. The few types here are what
+//! the loop says; each converts into an [`io::Error`] of a fitting kind, so that `?` works in a
+//! function that returns `io::Result`. There is no error type for the whole crate. Texts are lower
+//! case, without a full stop, and say what to do about it.
 
 use std::any::Any;
 use std::error::Error;
@@ -116,7 +116,8 @@ pub enum RunError {
     Cancelled(Cancelled),
     /// The process forked after the loop was made, and this is the child.
     Forked,
-    /// A virtual clock stood still for five seconds of real time; the text names what it waited for.
+    /// A virtual clock stood still for five seconds of real time; the text names what it waited
+    /// for.
     Stalled(String),
     /// The selector failed.
     Io(io::Error),

@@ -50,8 +50,8 @@ use crate::selector::{Selector, default_selector};
 ///
 /// # Coming from asyncio
 ///
-/// `EventLoop` is `AbstractEventLoop`'s owning half. What is not a future or a callback is refused by
-/// the compiler:
+/// `EventLoop` is `AbstractEventLoop`'s owning half. What is not a future or a callback is refused
+/// by the compiler:
 ///
 /// ```compile_fail,E0277
 /// coloop::EventLoop::new().unwrap().run_until_complete(42);
@@ -92,9 +92,9 @@ impl Builder {
 
     /// Says how many items may run between two waits while the line is not empty.
     ///
-    /// The default is 64. With 1 the loop waits in every turn, which is asyncio's order exactly: I/O
-    /// that becomes ready while callbacks are being worked off joins the line one turn later, not
-    /// some turns later.
+    /// The default is 64. With 1 the loop waits in every turn, which is asyncio's order exactly:
+    /// I/O that becomes ready while callbacks are being worked off joins the line one turn later,
+    /// not some turns later.
     pub fn poll_every(mut self, items: u32) -> Self {
         self.poll_every = items;
         self
@@ -120,9 +120,9 @@ impl Builder {
 
     /// Lets timers be late by up to `slack`, so that one wait serves several.
     ///
-    /// A loop that sleeps wakes `slack` after the nearest deadline and fires everything that is due by
-    /// then, in order. The default is zero: every deadline has its own wait, to the nanosecond where
-    /// the system can do that. A timer never fires early.
+    /// A loop that sleeps wakes `slack` after the nearest deadline and fires everything that is due
+    /// by then, in order. The default is zero: every deadline has its own wait, to the nanosecond
+    /// where the system can do that. A timer never fires early.
     pub fn timer_slack(mut self, slack: Duration) -> Self {
         self.timer_slack = slack;
         self
@@ -274,9 +274,9 @@ impl EventLoop {
 
     /// Makes one turn, for a host with a loop of its own.
     ///
-    /// The turn waits for at most `timeout` if nothing is ready; with `None` it waits as long as the
-    /// loop itself would. Between turns the loop counts as asleep: a letter from another thread makes
-    /// [`descriptor`](Self::descriptor) readable.
+    /// The turn waits for at most `timeout` if nothing is ready; with `None` it waits as long as
+    /// the loop itself would. Between turns the loop counts as asleep: a letter from another thread
+    /// makes [`descriptor`](Self::descriptor) readable.
     ///
     /// # Errors
     ///
@@ -315,8 +315,8 @@ impl EventLoop {
         Some(core.origin().instant(core.wake_up_time()?))
     }
 
-    /// Tells whether nothing is ready, so that a host may sleep until [`deadline`](Self::deadline) or
-    /// until [`descriptor`](Self::descriptor) is readable.
+    /// Tells whether nothing is ready, so that a host may sleep until [`deadline`](Self::deadline)
+    /// or until [`descriptor`](Self::descriptor) is readable.
     pub fn is_idle(&self) -> bool {
         let core = &self.handle.0;
         core.line.is_empty() && core.letters.is_empty() && !core.is_stopping()
@@ -348,8 +348,8 @@ impl EventLoop {
 
     /// Closes the loop: what is scheduled is dropped without being run.
     ///
-    /// Tasks, closures, watches and what they hold are dropped here, in this thread; descriptors and
-    /// memory are given back. Handles refuse new work from then on. Closing again does nothing.
+    /// Tasks, closures, watches and what they hold are dropped here, in this thread; descriptors
+    /// and memory are given back. Handles refuse new work from then on. Closing again does nothing.
     ///
     /// # Errors
     ///
@@ -547,13 +547,13 @@ mod with_async_io {
         /// Runs the loop until `future` is complete, driving async-io's reactor in the same thread.
         ///
         /// Futures of async-io work in any task of any loop, because a wake from its own thread
-        /// comes in by the letter-box. Here the loop's thread waits for both, so that no wake has to
-        /// cross threads (async-io keeps its thread all the same, asleep).
+        /// comes in by the letter-box. Here the loop's thread waits for both, so that no wake has
+        /// to cross threads (async-io keeps its thread all the same, asleep).
         ///
         /// # Errors
         ///
-        /// As [`run_until_complete`](EventLoop::run_until_complete); a virtual clock is refused with
-        /// [`Unsupported`](io::ErrorKind::Unsupported), since async-io lives by the system's.
+        /// As [`run_until_complete`](EventLoop::run_until_complete); a virtual clock is refused
+        /// with [`Unsupported`](io::ErrorKind::Unsupported), since async-io lives by the system's.
         ///
         /// # Panics
         ///

@@ -1,6 +1,7 @@
 //! The methods of [`LoopHandle`] that schedule callbacks, tell the time and say where reports go.
 //!
-//! Other methods stand with their nouns: `create_task` in `task`, `add_reader` in `watch`, and so on.
+//! Other methods stand with their nouns: `create_task` in `task`, `add_reader` in `watch`, and so
+//! on.
 
 use std::panic::Location;
 use std::rc::Rc;
@@ -93,7 +94,8 @@ impl LoopHandle {
     ///
     /// # Coming from asyncio
     ///
-    /// Arguments are captured by the closure. From other threads: [`RemoteHandle::call_soon`](crate::RemoteHandle::call_soon).
+    /// Arguments are captured by the closure. From other threads:
+    /// [`RemoteHandle::call_soon`](crate::RemoteHandle::call_soon).
     #[track_caller]
     pub fn call_soon(&self, f: impl FnOnce() + 'static) -> Handle {
         self.soon(f, Context::capture(), Location::caller())
@@ -133,10 +135,10 @@ impl LoopHandle {
 
     /// Schedules a callback after `delay`.
     ///
-    /// The delay counts from now, by a fresh reading of the clock. A delay of zero still goes by way
-    /// of the shelf: the callback runs after every `call_soon` made before it. Timers with the same
-    /// deadline fire in the order in which they were created. Any [`Duration`] is allowed; one of
-    /// more than 292 years does not come.
+    /// The delay counts from now, by a fresh reading of the clock. A delay of zero still goes by
+    /// way of the shelf: the callback runs after every `call_soon` made before it. Timers with the
+    /// same deadline fire in the order in which they were created. Any [`Duration`] is allowed; one
+    /// of more than 292 years does not come.
     ///
     /// # Examples
     ///
@@ -251,8 +253,8 @@ impl LoopHandle {
 
     /// Draws a number from the loop's sequence.
     ///
-    /// The sequence depends on the seed alone (see [`Builder::seed`](crate::Builder::seed)), so a run
-    /// that draws here can be run again. It is not fit for secrets.
+    /// The sequence depends on the seed alone (see [`Builder::seed`](crate::Builder::seed)), so a
+    /// run that draws here can be run again. It is not fit for secrets.
     pub fn random(&self) -> u64 {
         self.0.random()
     }
@@ -262,8 +264,8 @@ impl LoopHandle {
 impl LoopHandle {
     /// Asks the loop to stop.
     ///
-    /// The turn that is going on is finished. What its items add stays in the line for the next run.
-    /// Before a run: it makes one turn, which does not wait, and returns.
+    /// The turn that is going on is finished. What its items add stays in the line for the next
+    /// run. Before a run: it makes one turn, which does not wait, and returns.
     pub fn stop(&self) {
         self.0.stop();
     }

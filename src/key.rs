@@ -1,7 +1,7 @@
 //! Names of things that live in a loop's tables.
 //!
-//! Each names a slot and, so that a name that has outlived its owner is recognised, the generation of
-//! the slot or the number of its owner. They are plain values: who holds one holds nothing.
+//! Each names a slot and, so that a name that has outlived its owner is recognised, the generation
+//! of the slot or the number of its owner. They are plain values: who holds one holds nothing.
 
 /// Names a timer on the shelf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,8 +2,8 @@
 //!
 //! Callbacks (`call_soon`, `call_later`, `add_reader`) and tasks (`async` code that may hold `Rc`s
 //! across its awaits) are items of one queue, first in, first out. The order is written down and
-//! tested sentence by sentence. There is no helper thread and no global state; the loop can be driven
-//! by another one, and tested with a clock that stands still.
+//! tested sentence by sentence. There is no helper thread and no process-wide reactor; the loop can
+//! be driven by another one, and tested with a clock that stands still.
 //!
 //! ```
 //! use std::time::Duration;
@@ -29,19 +29,19 @@
 //! A loop owns one line (the ready queue), one shelf (timers), one table (watched sources) and one
 //! letter-box (work from other threads). Nothing else wakes user code. One turn, in this order:
 //!
-//! 1. Timeout: 0 if the line is not empty or a stop was asked; else until the nearest deadline; else
-//!    none.
+//! 1. Timeout: 0 if the line is not empty or a stop was asked; else until the nearest deadline;
+//!    else none.
 //! 2. Park: say "asleep", look at the letter-box once more, wait on the selector, say "awake".
 //! 3. Empty the letter-box onto the end of the line, in arrival order.
-//! 4. For each I/O event, put the watcher at the end of the line, in the order the selector reported
-//!    them.
-//! 5. Read the clock; move every deadline that is due to the end of the line, by (deadline, order of
-//!    creation).
+//! 4. For each I/O event, put the watcher at the end of the line, in the order the selector
+//!    reported them.
+//! 5. Read the clock; move every deadline that is due to the end of the line, by (deadline, order
+//!    of creation).
 //! 6. Count the line: n. Run exactly n, from the front. What they add waits for the next turn.
 //! 7. If a stop was asked, leave.
 //!
-//! While the line is not empty the loop leaves out most system waits; [`Builder::poll_every`] says how
-//! many, and the book's chapter on the turn what that changes.
+//! While the line is not empty the loop leaves out most system waits; [`Builder::poll_every`] says
+//! how many, and the book's chapter on the turn what that changes.
 //!
 //! # A map
 //!
@@ -126,3 +126,29 @@ pub use self::time::{Sleep, Timeout, TimeoutHandle, YieldNow, sleep, timeout, yi
 pub use self::watch::{Readable, WatchId, WatchTarget, Watched};
 #[cfg(feature = "macros")]
 pub use coloop_macros::{main, test};
+
+/// The fragments of the book and of the README are tests.
+#[cfg(doctest)]
+mod pages {
+    macro_rules! pages {
+        ($($name:ident: $path:literal,)*) => {$(
+            #[doc = include_str!($path)]
+            mod $name {}
+        )*};
+    }
+
+    pages! {
+        readme: "../README.md",
+        callbacks_and_time: "../book/src/callbacks-and-time.md",
+        descriptors: "../book/src/descriptors.md",
+        design: "../book/src/design.md",
+        differences: "../book/src/differences.md",
+        first_loop: "../book/src/first-loop.md",
+        names: "../book/src/names.md",
+        preface: "../book/src/preface.md",
+        tasks_and_awaiting: "../book/src/tasks-and-awaiting.md",
+        testing: "../book/src/testing.md",
+        the_turn: "../book/src/the-turn.md",
+        threads: "../book/src/threads.md",
+    }
+}

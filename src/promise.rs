@@ -1,14 +1,14 @@
 //! A value that comes later: settled on one side, awaited on the other.
 //!
-//! asyncio's `Future` in two halves, so that settling twice does not compile. Both stay in the loop's
-//! thread.
+//! asyncio's `Future` in two halves, so that settling twice does not compile. Both stay in the
+//! loop's thread.
 //!
 //! What must always hold:
 //!
-//! 1. Waiters are told in the order in which they came, be they wakers or done-callbacks, and always
-//!    through the line: settling runs nobody's code.
-//! 2. The value is given once for each promise. As long as there is one, it is moved; with several it
-//!    is shared, and cloned for all but the last.
+//! 1. Waiters are told in the order in which they came, be they wakers or done-callbacks, and
+//!    always through the line: settling runs nobody's code.
+//! 2. The value is given once for each promise. As long as there is one, it is moved; with several
+//!    it is shared, and cloned for all but the last.
 //! 3. A resolver that is dropped cancels: nobody waits for ever.
 
 use std::cell::{Cell, RefCell};
@@ -351,8 +351,9 @@ impl<T: 'static> Promise<T> {
 
     /// Lets a callback have the value. It is always called through the line, never from here.
     ///
-    /// A promise that is done already queues the callback at once. Callbacks and tasks that wait for
-    /// one promise are told in the order in which they came. Clone the promise to add more than one.
+    /// A promise that is done already queues the callback at once. Callbacks and tasks that wait
+    /// for one promise are told in the order in which they came. Clone the promise to add more than
+    /// one.
     ///
     /// # Examples
     ///

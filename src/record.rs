@@ -6,11 +6,11 @@
 //! has died on the loop's thread.
 //!
 //! A leaf operation that is pending says so here: for which task, on what, where in the source and
-//! since when. It carries the task's number, not the other way round, so that a task is no larger for
-//! waiting; whoever asks what a task waits for looks through the list.
+//! since when. It carries the task's number, not the other way round, so that a task is no larger
+//! for waiting; whoever asks what a task waits for looks through the list.
 //!
-//! What must always hold: nothing here is foreign code. What is taken out is returned, and dropped by
-//! the caller.
+//! What must always hold: nothing here is foreign code. What is taken out is returned, and dropped
+//! by the caller.
 
 use std::cell::{Cell, RefCell};
 use std::panic::Location;

@@ -1,7 +1,7 @@
 //! What a loop reports: errors nobody else can see, and callbacks that took too long.
 //!
-//! These are the values; the heart makes them, and [`LoopHandle`](crate::LoopHandle) has the methods
-//! that say where they go. The default is one line on the standard error stream.
+//! These are the values; the heart makes them, and [`LoopHandle`](crate::LoopHandle) has the
+//! methods that say where they go. The default is one line on the standard error stream.
 
 use std::any::Any;
 use std::fmt;
@@ -170,8 +170,8 @@ impl fmt::Display for SlowCallback {
 
 /// Writes one line to the standard error stream.
 pub(crate) fn line(text: &impl fmt::Display) {
-    // One report, one line, so that logs can be read line by line. And not `eprintln!`, which panics
-    // when the stream is closed.
+    // One report, one line, so that logs can be read line by line. And not `eprintln!`, which
+    // panics when the stream is closed.
     let text = format!("coloop: {text}").replace('\n', "\\n");
     let _ = writeln!(io::stderr(), "{text}");
 }

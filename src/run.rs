@@ -8,13 +8,13 @@ use crate::event_loop::EventLoop;
 
 /// Makes a loop, runs `main` on it, ends what is left, and closes it.
 ///
-/// When `main` is complete, tasks that are still pending are cancelled; those with a grace period are
-/// given it.
+/// When `main` is complete, tasks that are still pending are cancelled; those with a grace period
+/// are given it.
 ///
 /// # Panics
 ///
-/// If the system refuses the loop's descriptors, or if a loop runs in this thread already. A panic of
-/// `main` goes on here.
+/// If the system refuses the loop's descriptors, or if a loop runs in this thread already. A panic
+/// of `main` goes on here.
 ///
 /// # Examples
 ///

@@ -28,7 +28,8 @@ impl<T: std::os::fd::AsFd + 'static> Watchable for Rc<T> {
 
 /// Moves bytes in both directions without blocking.
 ///
-/// Every call either does something at once or fails with [`WouldBlock`](io::ErrorKind::WouldBlock).
+/// Every call either does something at once or fails with
+/// [`WouldBlock`](io::ErrorKind::WouldBlock).
 pub trait ByteStream: Watchable {
     /// Reads what is there; zero bytes is the end of the stream.
     ///

@@ -19,8 +19,8 @@ use crate::key::TimerKey;
 
 /// Waits for `delay`, counted from the first poll by a fresh reading of the clock.
 ///
-/// A delay of zero gives everybody else in the line one turn, as [`yield_now`] does. A delay of more
-/// than 292 years does not end.
+/// A delay of zero gives everybody else in the line one turn, as [`yield_now`] does. A delay of
+/// more than 292 years does not end.
 ///
 /// # Panics
 ///

@@ -10,9 +10,10 @@
 //! 2. Cancelling frees what the timer held at once and leaves its entry in the heap. The next
 //!    deadline is always that of a live timer; dead entries go when they come to the front, or all
 //!    together when more than a hundred are shelved and most of them are dead.
-//! 3. A slot is used again only after its entry has left the heap, and its generation tells old keys
-//!    from new ones.
-//! 4. What is removed is returned: closures and wakers are dropped by the caller, outside the borrow.
+//! 3. A slot is used again only after its entry has left the heap, and its generation tells old
+//!    keys from new ones.
+//! 4. What is removed is returned: closures and wakers are dropped by the caller, outside the
+//!    borrow.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;

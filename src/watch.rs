@@ -61,14 +61,14 @@ impl sealed::Target for i32 {
 impl LoopHandle {
     /// Calls `callback` in every turn in which `fd` has something to read.
     ///
-    /// The loop keeps `fd` until the watch is removed: pass an `Rc` to share it. An earlier reader of
-    /// the same descriptor is replaced, also one that stands in the line already. The callback runs
-    /// in a copy of the current context. A hang-up and an error count as readable.
+    /// The loop keeps `fd` until the watch is removed: pass an `Rc` to share it. An earlier reader
+    /// of the same descriptor is replaced, also one that stands in the line already. The callback
+    /// runs in a copy of the current context. A hang-up and an error count as readable.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a descriptor that is always ready, such as a
-    /// regular file; [`ResourceBusy`](io::ErrorKind::ResourceBusy) for one that belongs to a
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a descriptor that is always ready, such as
+    /// a regular file; [`ResourceBusy`](io::ErrorKind::ResourceBusy) for one that belongs to a
     /// transport or a [`Watched`]; [`NotConnected`](io::ErrorKind::NotConnected) on a closed loop;
     /// otherwise what the system says. Nothing is changed then.
     ///
@@ -324,8 +324,8 @@ impl LoopHandle {
         };
         let (read, write) = (side(), side());
         let owner = table.new_owner();
-        // Nothing is asked of the system until somebody waits, except of a device: some of them cannot
-        // be watched, and only the system knows which.
+        // Nothing is asked of the system until somebody waits, except of a device: some of them
+        // cannot be watched, and only the system knows which.
         let read_side = Rc::<Side>::clone(&read);
         let watched = table.watch(source.clone(), Direction::Read, owner, read_side, probe);
         let (key, ..) = watched.map_err(|error| explained(error, id))?;

@@ -1,7 +1,7 @@
 //! What a loop watches: the trait of selectors, and the values that pass through it.
 //!
-//! A [`Selector`] owns what it watches, so that safe code can neither close a descriptor under it nor
-//! leave one registered. The default serves descriptors; the memory selector of
+//! A [`Selector`] owns what it watches, so that safe code can neither close a descriptor under it
+//! nor leave one registered. The default serves descriptors; the memory selector of
 //! [`testing`](crate::testing) wraps any other and serves sources that exist only in memory.
 //!
 //! What must always hold:
@@ -70,15 +70,15 @@ use crate::doorbell::Bell;
 ///
 /// # Coming from asyncio
 ///
-/// This is the `selector` argument of `SelectorEventLoop`, with the methods of `BaseSelector` that a
-/// loop uses: `register`, `modify`, `unregister`, `select`.
+/// This is the `selector` argument of `SelectorEventLoop`, with the methods of `BaseSelector` that
+/// a loop uses: `register`, `modify`, `unregister`, `select`.
 pub trait Selector {
     /// Watches `source` under `key` until [`delete`](Selector::delete).
     ///
     /// # Errors
     ///
-    /// What the system says, or [`Unsupported`](io::ErrorKind::Unsupported) for a kind of source that
-    /// this selector does not serve. Nothing is registered then.
+    /// What the system says, or [`Unsupported`](io::ErrorKind::Unsupported) for a kind of source
+    /// that this selector does not serve. Nothing is registered then.
     fn add(&self, key: usize, source: Source, interest: Interest) -> io::Result<()>;
 
     /// Changes what the source under `key` is watched for; nothing at all is allowed.
@@ -91,7 +91,8 @@ pub trait Selector {
     /// Stops watching and gives the source back.
     fn delete(&self, key: usize) -> Option<Source>;
 
-    /// Appends what is ready to `ready`, waiting for at most `timeout` (`None` = until something is).
+    /// Appends what is ready to `ready`, waiting for at most `timeout` (`None` = until something
+    /// is).
     ///
     /// It may return early with nothing.
     ///

@@ -1,10 +1,10 @@
 //! The default selector: descriptors, through the `polling` crate.
 //!
-//! Registration always goes through a [`Poller`](polling::Poller), level-triggered. On Linux the wait
-//! does not: `Poller::wait` costs five system calls, so the loop waits on the poller's own descriptor
-//! (`sys::epoll`) and rings an eventfd of its own that is registered once, edge-triggered, and never
-//! read. Everywhere else, and under `cfg(coloop_poller_wait)`, it is `Poller::wait` and
-//! `Poller::notify`.
+//! Registration always goes through a [`Poller`](polling::Poller), level-triggered. On Linux the
+//! wait does not: `Poller::wait` costs five system calls, so the loop waits on the poller's own
+//! descriptor (`sys::epoll`) and rings an eventfd of its own that is registered once,
+//! edge-triggered, and never read. Everywhere else, and under `cfg(coloop_poller_wait)`, it is
+//! `Poller::wait` and `Poller::notify`.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -1,7 +1,8 @@
 //! The table: who is to be told when a watched source is ready.
 //!
 //! One entry per source, with a reader's and a writer's side. The heart asks it which items a
-//! selector's report makes, and who is behind an item when the line has come to it. It runs nothing.
+//! selector's report makes, and who is behind an item when the line has come to it. It runs
+//! nothing.
 //!
 //! What must always hold:
 //!

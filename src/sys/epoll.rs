@@ -111,8 +111,8 @@ impl Events {
     #[expect(unsafe_code, reason = "the kernel has filled the buffer")]
     fn filled(&mut self, count: i64) {
         let count = usize::try_from(count).unwrap_or(0).min(CAPACITY);
-        // SAFETY: the kernel has just written `count` events to the start of the buffer, and `count`
-        // is no more than its capacity.
+        // SAFETY: the kernel has just written `count` events to the start of the buffer, and
+        // `count` is no more than its capacity.
         unsafe { self.0.set_len(count) };
     }
 }

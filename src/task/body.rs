@@ -1,8 +1,8 @@
 //! What the loop polls: a future with everything that keeps its failures from spreading.
 //!
 //! `async-task` holds the body and polls it on the loop's thread. It would abort the process if a
-//! destructor of ours panicked, so no panic leaves this file: not from a poll, not from the drop of a
-//! future that was never polled, not from the drop of an output that nobody took.
+//! destructor of ours panicked, so no panic leaves this file: not from a poll, not from the drop of
+//! a future that was never polled, not from the drop of an output that nobody took.
 
 use std::any::Any;
 use std::future::Future;

@@ -1,7 +1,7 @@
 //! Ending tasks early: requests, grace, and futures that know of them.
 //!
-//! A request is counted, not thrown. At its next turn a task with a request is dropped, unless it was
-//! made with a grace period or is inside a `defer_cancel`.
+//! A request is counted, not thrown. At its next turn a task with a request is dropped, unless it
+//! was made with a grace period or is inside a `defer_cancel`.
 //!
 //! What must always hold:
 //!
@@ -127,7 +127,8 @@ fn felt(core: &Core) -> Option<Cancelled> {
 
 /// Resolves when the task that awaits it is asked to end, and says for what reason.
 ///
-/// Only a task made with a grace period lives to see it, see [`TaskBuilder::grace`](crate::TaskBuilder::grace).
+/// Only a task made with a grace period lives to see it, see
+/// [`TaskBuilder::grace`](crate::TaskBuilder::grace).
 ///
 /// # Examples
 ///
@@ -305,8 +306,8 @@ impl<F: Future> Future for UntilCancelled<F> {
 ///
 /// # Cancellation
 ///
-/// Dropping it drops `future`: it protects against [`Task::cancel`], not against a caller that drops
-/// its own future.
+/// Dropping it drops `future`: it protects against [`Task::cancel`], not against a caller that
+/// drops its own future.
 ///
 /// # Examples
 ///

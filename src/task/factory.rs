@@ -55,8 +55,8 @@ pub trait TaskFactory {
         builder
     }
 
-    /// Wraps the body of a task. A wrapper that ends without running the body to its end cancels the
-    /// task.
+    /// Wraps the body of a task. A wrapper that ends without running the body to its end cancels
+    /// the task.
     fn wrap(&self, body: LocalBoxFuture<'static, ()>) -> LocalBoxFuture<'static, ()> {
         body
     }

@@ -1,8 +1,8 @@
 //! Tasks: futures that the loop owns and polls as items of its line.
 //!
-//! `body` is what the loop polls, `builder` makes tasks, `cancel` ends them early, `reference` is what
-//! can be known of them, `factory` lets a program have its hand in their making. This file is the
-//! handle.
+//! `body` is what the loop polls, `builder` makes tasks, `cancel` ends them early, `reference` is
+//! what can be known of them, `factory` lets a program have its hand in their making. This file is
+//! the handle.
 
 mod body;
 mod builder;
@@ -40,8 +40,8 @@ use crate::record::On;
 
 /// Awaits a task, or ends it; made by [`LoopHandle::create_task`].
 ///
-/// Dropping it detaches the task, which runs on. If it panics then, nobody can observe that, and the
-/// panic goes to the loop's exception handler with the task's name and the place where it was
+/// Dropping it detaches the task, which runs on. If it panics then, nobody can observe that, and
+/// the panic goes to the loop's exception handler with the task's name and the place where it was
 /// created.
 ///
 /// # Examples
@@ -86,9 +86,10 @@ impl<T: 'static> Task<T> {
 
     /// Asks the task to end, and says whether it had not ended yet.
     ///
-    /// Its future is dropped at its next turn, and the task ends with [`JoinError::Cancelled`], also
-    /// if its body returns a value in this very step: a request that precedes the body's return wins.
-    /// A task that was made with a grace period is asked first, see [`TaskBuilder::grace`].
+    /// Its future is dropped at its next turn, and the task ends with [`JoinError::Cancelled`],
+    /// also if its body returns a value in this very step: a request that precedes the body's
+    /// return wins. A task that was made with a grace period is asked first, see
+    /// [`TaskBuilder::grace`].
     ///
     /// # Coming from asyncio
     ///

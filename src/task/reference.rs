@@ -19,8 +19,8 @@ use crate::report::ExceptionContext;
 
 /// Refers to a task: its name, its state, what it waits for, and the means to end it.
 ///
-/// It keeps neither the task nor its value alive. After the task has ended, and its [`Task`](crate::Task)
-/// has been dropped, only its number is known.
+/// It keeps neither the task nor its value alive. After the task has ended, and its
+/// [`Task`](crate::Task) has been dropped, only its number is known.
 #[derive(Clone)]
 pub struct TaskRef {
     core: Rc<Core>,
@@ -75,7 +75,8 @@ impl TaskRef {
         self.with(|task| task.ended).unwrap_or(true)
     }
 
-    /// Asks the task to end, and says whether it had not ended yet; see [`Task::cancel`](crate::Task::cancel).
+    /// Asks the task to end, and says whether it had not ended yet; see
+    /// [`Task::cancel`](crate::Task::cancel).
     pub fn cancel(&self) -> bool {
         cancel(&self.core, self.key, None)
     }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 /// Stands still, until a test moves it or a loop has nothing to do but wait for a deadline.
 ///
 /// The loop jumps only when nothing outside could come first: no watched descriptor, no
-/// [`Hold`](crate::Hold). Where something could, it waits for it in real time, and gives up after five
-/// seconds with [`RunError::Stalled`](crate::RunError::Stalled), naming what it waited for.
+/// [`Hold`](crate::Hold). Where something could, it waits for it in real time, and gives up after
+/// five seconds with [`RunError::Stalled`](crate::RunError::Stalled), naming what it waited for.
 ///
 /// # Examples
 ///

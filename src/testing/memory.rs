@@ -209,7 +209,8 @@ pub fn stream_pair(
 /// One end of a connection that exists only in memory.
 ///
 /// It behaves as a non-blocking stream socket does: partial writes when there is little room, an
-/// orderly end after [`shutdown`](ByteStream::shutdown) or drop, a broken pipe when the peer has gone.
+/// orderly end after [`shutdown`](ByteStream::shutdown) or drop, a broken pipe when the peer has
+/// gone.
 pub struct MemoryStream {
     memory: Rc<Memory>,
     id: SimId,

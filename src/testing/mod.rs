@@ -21,8 +21,8 @@ use crate::selector::default_selector;
 ///
 /// # Panics
 ///
-/// If the loop cannot be made or run, and if anything was reported to the exception handler, so that
-/// no error is lost in a test. A panic of `test` goes on here.
+/// If the loop cannot be made or run, and if anything was reported to the exception handler, so
+/// that no error is lost in a test. A panic of `test` goes on here.
 #[track_caller]
 pub fn run<F: Future>(test: F) -> F::Output {
     run_on(build(EventLoop::builder()), test)
