@@ -1,0 +1,22 @@
+//! The suite in one binary: a module per subject, common verbs in `verbs`.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod callbacks;
+mod contexts;
+mod errors;
+mod faults_core;
+mod faults_descriptors;
+mod faults_time;
+mod fd;
+mod lifecycle;
+mod memory;
+mod obtaining;
+mod order;
+mod promises;
+mod reentrancy;
+mod remote;
+mod tasks;
+mod timeout;
+mod timers;
+mod verbs;
