@@ -47,7 +47,7 @@
 //!
 //! | to | use |
 //! | --- | --- |
-//! | run a program | [`run`], `#[coloop::main]` |
+//! | run a program | [`run`](run()), `#[coloop::main]` |
 //! | own a loop and run it by hand | [`EventLoop`] |
 //! | schedule, create, watch | [`LoopHandle`], by [`current`] or [`EventLoop::handle`] |
 //! | come in from another thread | [`RemoteHandle`] |

@@ -1,6 +1,6 @@
 //! The compatibility door: a current loop for each thread, and policies that decide on it.
 //!
-//! New programs need nothing here: [`run`](crate::run) makes a loop, [`current`](crate::current)
+//! New programs need nothing here: [`run`](crate::run()) makes a loop, [`current`](crate::current)
 //! finds the one that runs. Ported programs that call `get_event_loop`, `set_event_loop` and
 //! `new_event_loop` find them here, with the rules of Python 3.14: no loop is ever made behind the
 //! caller's back.
