@@ -18,6 +18,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::io;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -161,6 +162,12 @@ impl fmt::Display for WrongToken {
 }
 
 impl std::error::Error for WrongToken {}
+
+impl From<WrongToken> for io::Error {
+    fn from(error: WrongToken) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}
 
 type Values = Vec<(u32, Rc<dyn Any>)>;
 

@@ -328,7 +328,17 @@ into_io_error! {
     TimeoutOver => ErrorKind::InvalidInput;
     LoopClosed => ErrorKind::NotConnected;
     NoRunningLoop => ErrorKind::NotFound;
-    JoinError => ErrorKind::Other;
+}
+
+impl From<JoinError> for io::Error {
+    fn from(error: JoinError) -> Self {
+        let kind = match error {
+            JoinError::Cancelled(_) => ErrorKind::Interrupted,
+            JoinError::WouldDeadlock | JoinError::AwaitsItself => ErrorKind::Deadlock,
+            JoinError::Panicked(_) => ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
 }
 
 impl Error for Cancelled {}

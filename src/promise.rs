@@ -446,6 +446,8 @@ impl<T: 'static> Future for Promise<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut PollContext<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        // First, because it is foreign code: it may settle the promise.
+        let waker = cx.waker().clone();
         let Some(state) = this.claim.state() else {
             return Poll::Ready(Err(Cancelled::new()));
         };
@@ -457,16 +459,15 @@ impl<T: 'static> Future for Promise<T> {
         match (this.waiter, this.wait) {
             (Some(number), Some(wait)) => {
                 records.renew_wait(wait);
-                let waker = cx.waker().clone();
-                let before = state
+                let known = state
                     .waiters
                     .borrow_mut()
                     .get(number)
                     .map(|waiter| std::mem::replace(&mut waiter.how, How::Wake(waker)));
-                drop(before);
+                drop(known);
             }
             _ => {
-                this.waiter = Some(state.wait(How::Wake(cx.waker().clone())));
+                this.waiter = Some(state.wait(How::Wake(waker)));
                 this.wait = Some(records.begin_wait(On::Promise, state.place, state.core.now()));
             }
         }

@@ -108,12 +108,20 @@ impl Record {
         }
     }
 
+    /// Whether the task has been asked to end, and is not putting that off.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.rare
+            .as_ref()
+            .is_some_and(|rare| rare.requests > 0 && rare.deferred == 0)
+    }
+
     /// Whether the future is to be dropped at the task's next turn.
     pub(crate) fn must_end(&self) -> bool {
-        self.rare.as_ref().is_some_and(|rare| {
-            let graceful = rare.started && !rare.overdue && rare.grace.is_some();
-            rare.requests > 0 && rare.deferred == 0 && !graceful
-        })
+        self.is_asked()
+            && self
+                .rare
+                .as_ref()
+                .is_none_or(|rare| rare.grace.is_none() || rare.overdue || !rare.started)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::core::Core;
 use crate::error::{Elapsed, TimeoutOver};
 use crate::handle::current;
 use crate::key::TimerKey;
+use crate::timers::Renewed;
 
 /// Waits for `delay`, counted from the first poll by a fresh reading of the clock.
 ///
@@ -102,10 +103,14 @@ impl Future for Sleep {
             }
             State::Shelved { core, key } => {
                 let task = core.records.current().number;
-                let (pending, before) = core.timers.renew_sleep(*key, cx.waker(), task);
-                drop(before);
-                if pending {
-                    return Poll::Pending;
+                match core.timers.renew_sleep(*key, cx.waker(), task) {
+                    Renewed::Pending => return Poll::Pending,
+                    Renewed::WakesAnother => {
+                        let before = core.timers.replace_waker(*key, cx.waker().clone());
+                        drop(before);
+                        return Poll::Pending;
+                    }
+                    Renewed::Over => {}
                 }
                 self.0 = State::Over;
                 Poll::Ready(())

@@ -39,6 +39,14 @@ pub(crate) enum Removed {
     Waker { _waker: Waker },
 }
 
+/// What has become of a sleep that is polled again.
+pub(crate) enum Renewed {
+    Over,
+    Pending,
+    /// It is pending and would wake somebody else.
+    WakesAnother,
+}
+
 /// A sleep that is pending, for those who ask.
 pub(crate) struct SleepWait {
     /// The number of the task that sleeps.
@@ -175,32 +183,30 @@ impl Timers {
             })
     }
 
-    /// Tells whether the sleep is still pending, and lets it wake `waker`, of the task with the
-    /// number `polled_by`, from now on.
-    ///
-    /// Returns the waker that was replaced.
-    pub(crate) fn renew_sleep(
-        &self,
-        key: TimerKey,
-        waker: &Waker,
-        polled_by: u32,
-    ) -> (bool, Option<Waker>) {
+    /// Notes that a sleep is polled by the task with this number. Says whether it is still pending,
+    /// and if so whether it would wake `waker`.
+    pub(crate) fn renew_sleep(&self, key: TimerKey, waker: &Waker, polled_by: u32) -> Renewed {
         let mut shelf = self.shelf.borrow_mut();
-        match shelf.slots.get_mut(key.slot as usize) {
+        match shelf.sleep(key) {
             Some(Slot::Sleep {
-                generation,
-                task,
-                waker: old,
-                ..
-            }) if *generation == key.generation => {
+                task, waker: old, ..
+            }) => {
                 *task = polled_by;
                 if old.will_wake(waker) {
-                    (true, None)
+                    Renewed::Pending
                 } else {
-                    (true, Some(std::mem::replace(old, waker.clone())))
+                    Renewed::WakesAnother
                 }
             }
-            _ => (false, None),
+            _ => Renewed::Over,
+        }
+    }
+
+    /// Lets a sleep wake another, and returns the waker that was replaced.
+    pub(crate) fn replace_waker(&self, key: TimerKey, new: Waker) -> Option<Waker> {
+        match self.shelf.borrow_mut().sleep(key) {
+            Some(Slot::Sleep { waker, .. }) => Some(std::mem::replace(waker, new)),
+            _ => Some(new),
         }
     }
 
@@ -323,6 +329,11 @@ impl Timers {
 }
 
 impl Shelf {
+    fn sleep(&mut self, key: TimerKey) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(key.slot as usize)?;
+        (slot.generation() == key.generation).then_some(slot)
+    }
+
     fn insert(&mut self, deadline: Ticks, fill: impl FnOnce(u32) -> Slot) -> TimerKey {
         if self.next_order == u32::MAX {
             self.renumber();

@@ -57,12 +57,17 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if this.future.is_some() {
-                // Cancelled, or its loop is closing.
+                // Its loop is closing: it is dropped as it would have been by a poll.
+                let (core, key) = (&**this.core, *this.key);
+                let outer = core.records.enter(key);
+                let before = Before::of(core, key);
                 if let Err(payload) = quietly(|| this.future.set(None)) {
-                    let about = reference::about(this.core, *this.key);
+                    let about = reference::about(this.core, key);
                     about.report_panic("panic in the destructor of task", payload);
                 }
-                reference::end(this.core, *this.key);
+                before.leave(core);
+                core.records.enter(outer);
+                reference::end(core, key);
             }
         }
     }
@@ -134,12 +139,7 @@ impl<F: Future, C: Check<F::Output>> Future for Body<F, C> {
                 Outcome::failed(cancelled.unwrap_or_default().into())
             }
         };
-        if before.outer.is_some() || context::is_used() {
-            drop_quietly(context::swap(before.outer));
-        }
-        if let Some(noted) = before.noted {
-            core.note_item(noted);
-        }
+        before.leave(core);
         core.records.enter(outer);
         reference::end(core, key);
         Poll::Ready(outcome)
@@ -185,6 +185,16 @@ impl Before {
             must_end,
             outer: context::swap(context),
             noted,
+        }
+    }
+
+    /// Leaves the context of a task that has ended; what it held is foreign.
+    fn leave(self, core: &Core) {
+        if self.outer.is_some() || context::is_used() {
+            drop_quietly(context::swap(self.outer));
+        }
+        if let Some(noted) = self.noted {
+            core.note_item(noted);
         }
     }
 

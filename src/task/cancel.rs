@@ -116,12 +116,11 @@ fn requested(task: &crate::record::Record, counts: bool) -> Option<Cancelled> {
     counts.then(|| reason().map_or_else(Cancelled::new, Cancelled::with_reason))
 }
 
-/// The request that the current task is to feel, if there is one.
+/// The request that the current task is to feel, if there is one that is not put off.
 fn felt(core: &Core) -> Option<Cancelled> {
+    let current = core.records.current();
     core.records
-        .with(core.records.current(), |task| {
-            requested(task, task.requests() > 0)
-        })
+        .with(current, |task| requested(task, task.is_asked()))
         .flatten()
 }
 
@@ -302,7 +301,8 @@ impl<F: Future> Future for UntilCancelled<F> {
 
 /// Awaits `future` with requests to end put off until it is complete.
 ///
-/// The task then ends at its next await, or at its return.
+/// The task then ends at its next await, or at its return. Until then [`cancelled`] and
+/// [`until_cancelled`] inside `future` do not feel the request either.
 ///
 /// # Cancellation
 ///
@@ -355,11 +355,18 @@ impl Drop for Deferral {
         let Some((core, key)) = self.0.take() else {
             return;
         };
-        let waker = core.records.with(key, |task| {
+        // The request that was put off is felt now, by the task and by who waits for it.
+        let told = core.records.with(key, |task| {
             task.rare().deferred -= 1;
-            task.must_end().then(|| task.waker.clone())
+            let asked = task
+                .is_asked()
+                .then(|| std::mem::take(&mut task.rare().asked));
+            asked.map(|asked| (task.waker.clone(), asked))
         });
-        if let Some(Some(Some(waker))) = waker {
+        let Some((waker, asked)) = told.flatten() else {
+            return;
+        };
+        for waker in asked.into_iter().map(|(_, waker)| waker).chain(waker) {
             core.wake(waker);
         }
     }

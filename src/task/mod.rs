@@ -145,6 +145,10 @@ impl<T: 'static> Task<T> {
     #[track_caller]
     pub fn on_done(mut self, f: impl FnOnce(Result<T, JoinError>) + 'static) {
         let (core, key, place) = (Rc::clone(&self.core), self.key, Location::caller());
+        // Whoever polled it before does not wait for it any more.
+        if let Some(wait) = self.wait.take() {
+            core.records.end_wait(wait);
+        }
         let call = move || {
             let mut cx = PollContext::from_waker(Waker::noop());
             if let Poll::Ready(result) = Pin::new(&mut self).poll(&mut cx) {

@@ -516,29 +516,31 @@ fn a_task_shows_its_context_until_it_has_ended() {
     ]);
 }
 
+/// Says the word of its context when it is dropped.
+struct Says(Trace);
+
+impl Drop for Says {
+    fn drop(&mut self) {
+        self.0.log(word());
+    }
+}
+
+/// The body of a task that sets a word and ends, or waits for ever.
+async fn sets_a_word(says: Says, ends: bool) {
+    let _says = says;
+    WORD.set("task's");
+    if !ends {
+        std::future::pending::<()>().await;
+    }
+}
+
 #[test]
 fn destructors_of_a_task_s_future_run_in_its_context() {
-    struct Says(Trace);
-    impl Drop for Says {
-        fn drop(&mut self) {
-            self.0.log(word());
-        }
-    }
-
     let event_loop = real_loop();
     let trace = Trace::new();
-    let body = |ends: bool| {
-        let says = Says(trace.clone());
-        async move {
-            let _says = says;
-            WORD.set("task's");
-            if !ends {
-                std::future::pending::<()>().await;
-            }
-        }
-    };
-    let ends = event_loop.create_task(body(true));
-    let cancelled = event_loop.create_task(body(false));
+    let says = || Says(trace.clone());
+    let ends = event_loop.create_task(sets_a_word(says(), true));
+    let cancelled = event_loop.create_task(sets_a_word(says(), false));
     one_turn(&event_loop);
     trace.log("cancel");
     cancelled.cancel();
@@ -546,6 +548,16 @@ fn destructors_of_a_task_s_future_run_in_its_context() {
 
     trace.assert(&["task's", "cancel", "task's"]);
     assert!(ends.is_finished() && cancelled.is_finished());
+}
+
+#[test]
+fn destructors_that_run_because_the_loop_closes_run_in_their_task_s_context_too() {
+    let event_loop = real_loop();
+    let trace = Trace::new();
+    drop(event_loop.create_task(sets_a_word(Says(trace.clone()), false)));
+    one_turn(&event_loop);
+    event_loop.close().unwrap();
+    trace.assert(&["task's"]);
 }
 
 #[test]

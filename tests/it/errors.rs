@@ -1033,7 +1033,7 @@ fn every_error_is_an_io_error_of_its_kind_and_says_so_in_lower_case_without_a_fu
         ),
         row(
             JoinError::from(Cancelled::new()),
-            ErrorKind::Other,
+            ErrorKind::Interrupted,
             "the task was cancelled",
         ),
         row(
@@ -1043,12 +1043,12 @@ fn every_error_is_an_io_error_of_its_kind_and_says_so_in_lower_case_without_a_fu
         ),
         row(
             JoinError::WouldDeadlock,
-            ErrorKind::Other,
+            ErrorKind::Deadlock,
             "the loop's own thread cannot wait for its task: await the task instead",
         ),
         row(
             JoinError::AwaitsItself,
-            ErrorKind::Other,
+            ErrorKind::Deadlock,
             "a task cannot await itself: it would never end",
         ),
         row(

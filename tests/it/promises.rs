@@ -5,7 +5,7 @@ use std::future::{Future, IntoFuture, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context as PollContext, Poll, Wake, Waker};
+use std::task::{Context as PollContext, Poll, RawWaker, RawWakerVTable, Wake, Waker};
 
 use coloop::{Cancelled, LoopHandle, Promise, Resolver, yield_now};
 
@@ -785,6 +785,39 @@ fn a_waker_that_is_replaced_may_settle_the_promise_when_it_is_dropped() {
 
     trace.assert(&["second is woken", "polled"]);
     assert_eq!(poll(&mut promise, Waker::noop()), Poll::Ready(Ok(1)));
+}
+
+#[test]
+fn a_waker_that_settles_the_promise_when_it_is_cloned_is_told() {
+    thread_local! {
+        static ON_CLONE: Cell<Option<Resolver<i32>>> = const { Cell::new(None) };
+        static WOKEN: Cell<u32> = const { Cell::new(0) };
+    }
+    fn clone(_: *const ()) -> RawWaker {
+        if let Some(resolver) = ON_CLONE.take() {
+            resolver.settle(1).unwrap();
+        }
+        RawWaker::new(std::ptr::null(), &TABLE)
+    }
+    fn wake(_: *const ()) {
+        WOKEN.set(WOKEN.get() + 1);
+    }
+    static TABLE: RawWakerVTable = RawWakerVTable::new(clone, wake, wake, |_| ());
+
+    let event_loop = real_loop();
+    let (resolver, mut promise) = promise(&event_loop);
+    ON_CLONE.set(Some(resolver));
+    #[expect(
+        unsafe_code,
+        reason = "only a raw waker can do something when it is cloned"
+    )]
+    // SAFETY: the functions of the table do not look at the pointer, and touch nothing but what
+    // belongs to their thread.
+    let waker = unsafe { Waker::new(std::ptr::null(), &TABLE) };
+
+    let told = poll(&mut promise, &waker).is_ready() || WOKEN.get() > 0;
+
+    assert!(told, "it waits for what has come already");
 }
 
 #[test]

@@ -1324,6 +1324,9 @@ mod against_a_model {
             let clock_of_loop = Rc::<coloop::testing::Clock>::clone(&clock);
             let event_loop = builder().seed(seed).clock(clock_of_loop).build().unwrap();
             let chance = |of: u64| event_loop.random() % of;
+            // A task with a grace period, so that the others cannot count on being alone.
+            let bystander = event_loop.task().grace(Duration::MAX);
+            let _bystander = (seed % 2 == 0).then(|| bystander.create(pending::<()>()));
             let mut steps = 0;
             let mut ends = std::collections::BTreeSet::new();
             while steps < 1_000 {
@@ -1547,6 +1550,20 @@ fn on_done_observes_the_panic_of_its_task() {
     drop(event_loop);
     trace.assert(&["the task panicked: seen"]);
     told.assert::<&str>(&[]);
+}
+
+#[test]
+fn a_task_that_gives_another_s_end_to_a_callback_does_not_wait_for_it_any_more() {
+    let event_loop = real_loop();
+    let mut other = event_loop.create_task(pending::<()>());
+    let task = event_loop.create_task(async move {
+        let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut other).poll(cx))).await;
+        let before = current_task().unwrap().waits().len();
+        other.on_done(|_| ());
+        let after = current_task().unwrap().waits().len();
+        format!("{}, {before}, {after}", polled.is_pending())
+    });
+    assert_eq!(outcome(&event_loop, task), "true, 1, 0");
 }
 
 // ---- References and waits ------------------------------------------------------------------------
@@ -2168,6 +2185,24 @@ fn a_panic_nobody_can_observe_is_reported_once_with_name_and_place() {
         assert!(reported[1].ends_with(": unseen"), "{way}: {}", reported[1]);
         assert_eq!(reported[2], "true", "{way}");
     }
+}
+
+#[test]
+fn a_task_that_holds_its_own_handle_is_observed_by_nobody() {
+    let event_loop = real_loop();
+    let told = reports(&event_loop);
+    let seat = Rc::new(RefCell::new(None::<Task<()>>));
+    let own = Rc::clone(&seat);
+    let body = async move {
+        let _own = own.borrow_mut().take();
+        panic!("unseen");
+    };
+    seat.replace(Some(event_loop.task().name("selfish").create(body)));
+    one_turn(&event_loop);
+    one_turn(&event_loop);
+    assert!(seat.borrow().is_none());
+    drop(event_loop);
+    told.assert(&["panic in task, never observed `selfish`: unseen"]);
 }
 
 #[test]
