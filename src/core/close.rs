@@ -1,0 +1,61 @@
+//! Closing: every cycle is broken, on the loop's own thread.
+
+use super::home::move_out;
+use super::{Core, State};
+use crate::error::drop_quietly;
+use crate::ready::Ready;
+use crate::sys::fork;
+
+impl Core {
+    /// Breaks every cycle: all tasks, closures, watches die here, on the loop's thread.
+    pub(crate) fn close(&self) {
+        if self.is_closed() {
+            return;
+        }
+        self.state.set(State::Closed);
+        self.letters.refuse();
+        loop {
+            // What dies may wake and schedule; it is dropped in its turn, until nothing is left.
+            for waker in self.records.wakers() {
+                self.wake(waker);
+            }
+            self.take_letters();
+            let mut idle = true;
+            while let Some(item) = self.line.pop() {
+                idle = false;
+                drop_quietly(item);
+            }
+            for removed in self.timers.drain() {
+                idle = false;
+                drop_quietly(removed);
+            }
+            if self.line.is_empty() && self.letters.is_empty() && idle {
+                if self.records.count() == 0 {
+                    break;
+                }
+                // Another thread is about to post a task that it has woken.
+                std::thread::yield_now();
+            }
+        }
+        self.letters.close();
+        // What came between the last look and the closing; from now on nothing comes.
+        while let Some(letter) = self.letters.take() {
+            drop_quietly(Ready::from(letter));
+        }
+        if self.forks == fork::generation() {
+            let (removed, selector) = self.table.drain();
+            removed.into_iter().for_each(drop_quietly);
+            drop_quietly(selector);
+        } else {
+            // The registrations are the parent's: a child that took its copy apart would change
+            // them.
+            std::mem::forget(self.table.selector());
+        }
+        self.handler.set(None);
+        self.slow_hook.set(None);
+        let extensions = self.extensions.take();
+        drop_quietly(extensions);
+        self.line.shrink();
+        move_out(self);
+    }
+}
