@@ -1,4 +1,7 @@
 //! The owner of a loop: making it, running it, driving it turn by turn, closing it.
+//!
+//! Everything else is done through the handle it derefs to. The future of a run is a task whose body
+//! is on the caller's stack: it has a record, a waker and a place in the line as other tasks have.
 
 use std::env;
 use std::fmt;

@@ -147,6 +147,9 @@ impl RemoteHandle {
     }
 
     /// Asks the loop to stop, and wakes it.
+    ///
+    /// It does not stand in the line: what was posted before may still wait for the next run. To stop
+    /// behind it, post a callback that calls [`LoopHandle::stop`].
     pub fn stop(&self) {
         self.letters.ask_to_stop();
     }

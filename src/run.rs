@@ -1,4 +1,7 @@
 //! Running a whole program on a loop.
+//!
+//! What most programs call: a loop is made, the program's future runs on it, what it leaves behind is
+//! ended with its grace, and the loop is closed.
 
 use std::future::{Future, poll_fn};
 use std::task::Poll;

@@ -1,4 +1,7 @@
 //! Waiting for time to pass, and for nothing but a turn.
+//!
+//! A sleep shelves its waker at its first poll and takes it down when it is dropped. A timeout is a
+//! future beside a sleep: when the sleep is over first, the future is dropped.
 
 use std::cell::Cell;
 use std::fmt;

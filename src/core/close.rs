@@ -1,4 +1,7 @@
 //! Closing: every cycle is broken, on the loop's own thread.
+//!
+//! Called by the owner of the loop, once. Tasks, closures, watches and what they hold die here, in
+//! rounds, since what dies may wake and schedule; then the letter-box is closed and the selector goes.
 
 use super::home::move_out;
 use super::{Core, State};

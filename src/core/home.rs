@@ -118,8 +118,9 @@ impl Drop for Running {
         let before = CURRENT.try_with(|current| current.take());
         drop(before);
         core.letters.doorbell().sleep();
-        if matches!(self.driver, Driver::Host(_)) && !core.letters.is_empty() {
-            // A letter that came while the loop was awake must still reach a host that now sleeps.
+        let came = !core.letters.is_empty() || core.letters.stop_asked();
+        if matches!(self.driver, Driver::Host(_)) && came {
+            // What came while the loop was awake must still reach a host that now sleeps.
             core.letters.ring();
         }
     }

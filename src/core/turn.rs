@@ -194,7 +194,7 @@ impl Core {
     #[inline]
     fn may_skip_wait(&self) -> bool {
         let pace = &self.pace;
-        if pace.fuel.get() == 0 || self.line.is_empty() {
+        if pace.fuel.get() == 0 || self.line.is_empty() || self.letters.stop_asked() {
             return false;
         }
         if pace.until_reading.get() == 0 {

@@ -1,4 +1,7 @@
 //! The making of tasks.
+//!
+//! Every task is made by one function here: a key, a body around the future, a record in the loop, and
+//! a place in the line. A task factory, where there is one, sees the settings first.
 
 use std::any::Any;
 use std::fmt;

@@ -1,4 +1,7 @@
 //! A program's hand in the making of its tasks.
+//!
+//! A factory is foreign code, called while a task is made and under no borrow. The output passes by
+//! it: a wrapper sees a body without a value, and the value waits beside it.
 
 use std::cell::Cell;
 use std::future::Future;

@@ -1,4 +1,7 @@
 //! What can be known of a task without having its value.
+//!
+//! A reference is the loop and a key, and keeps nothing alive. This file also ends a task's record,
+//! and says what a report will tell of it.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

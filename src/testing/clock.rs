@@ -1,4 +1,7 @@
 //! A clock that a test holds in its hand.
+//!
+//! It moves when the test moves it, and when the loop has nothing to do before the next deadline.
+//! Nothing else makes time pass, so a test of a day takes no time and never flakes.
 
 use std::cell::Cell;
 use std::fmt;

@@ -1,4 +1,7 @@
 //! Sources that exist only in memory: a selector that serves them, and a pair of byte streams.
+//!
+//! The streams behave as non-blocking sockets do and need no descriptor. They belong to one thread,
+//! so nothing has to be woken when they change: the next wait sees it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};

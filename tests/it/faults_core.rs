@@ -45,7 +45,7 @@ impl Random {
 fn report_into(event_loop: &LoopHandle, trace: &Trace) {
     let log = trace.clone();
     event_loop.set_exception_handler(move |_, context| {
-        let what = context.panic_message().or(context.error());
+        let what = context.panic_message().or_else(|| context.error());
         log.log(format!(
             "{}: {}",
             context.message(),
@@ -234,7 +234,7 @@ fn fault_a2_a_future_dies_in_the_loop_s_thread_whoever_has_its_last_waker() {
     TASK.set(Some(reference));
     thread::spawn(move || {
         remote
-            .call_soon(|| drop(TASK.take().unwrap().cancel()))
+            .call_soon(|| assert!(TASK.take().unwrap().cancel()))
             .unwrap();
         asked
     })
@@ -291,9 +291,11 @@ fn fault_a2_a_remote_task_cancelled_by_another_thread_dies_at_home() {
 
 // ---- A3 to A5: panics --------------------------------------------------------------------------
 
+type Job = Box<dyn FnOnce()>;
+
 thread_local! {
     /// What a `Send` closure cannot carry.
-    static JOBS: RefCell<Vec<Option<Box<dyn FnOnce()>>>> = const { RefCell::new(Vec::new()) };
+    static JOBS: RefCell<Vec<Option<Job>>> = const { RefCell::new(Vec::new()) };
 }
 
 fn run_job(number: usize) {
@@ -301,7 +303,7 @@ fn run_job(number: usize) {
     job();
 }
 
-type Schedule = fn(&EventLoop, usize, Box<dyn FnOnce()>);
+type Schedule = fn(&EventLoop, usize, Job);
 
 /// Every kind of item, each in the order in which it was scheduled.
 const KINDS: [(&str, Schedule); 11] = [
@@ -459,7 +461,7 @@ fn fault_a3_a_panic_is_reported_in_the_context_of_what_failed_and_in_no_other() 
     context.run(|| WHO.set("first"));
     event_loop.call_soon_in(&context, || panic!("one"));
     event_loop.call_soon(|| panic!("two"));
-    let other = context.clone();
+    let other = context;
     event_loop.call_soon(move || {
         // A panic that the program catches itself is nobody else's.
         let caught = panic::catch_unwind(AssertUnwindSafe(|| other.run(|| panic!("three"))));
@@ -1329,7 +1331,7 @@ fn fault_a17_a_loop_breaks_the_cycles_it_is_part_of() {
             event_loop.add_reader(pair().1, reader).unwrap();
         }),
         ("task", |event_loop, held| {
-            drop(event_loop.create_task(Holds(held)))
+            drop(event_loop.create_task(Holds(held)));
         }),
         ("task with its own handle", |event_loop, held| {
             let seat: Rc<Cell<Option<Task<()>>>> = Rc::default();
@@ -1436,7 +1438,8 @@ impl Future for Scripted {
             Step::WakeItself => cx.waker().wake_by_ref(),
             Step::WakeItselfTwice => {
                 cx.waker().wake_by_ref();
-                cx.waker().clone().wake();
+                let by_value = cx.waker().clone();
+                by_value.wake();
             }
             Step::WakeAnother(number) => {
                 if let Some(waker) = world.waker(number) {

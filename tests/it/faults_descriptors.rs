@@ -1,12 +1,11 @@
 //! Faults of descriptors: numbers used again, copies, hang-ups nobody asked for, registrations and
 //! waits that the system refuses.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::Future;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as PollContext, Waker};
 use std::time::Duration;
@@ -469,7 +468,7 @@ fn fault_c8_readiness_that_was_none_is_no_error() {
     let (log, source) = (trace.clone(), Rc::clone(&other));
     event_loop
         .add_reader(other, move || {
-            log.log(format!("called: {:?}", drain(&source)))
+            log.log(format!("called: {:?}", drain(&source)));
         })
         .unwrap();
     one_turn(&event_loop);
@@ -515,7 +514,7 @@ fn fault_c9_interrupted_calls_are_made_again() {
     let calls = Cell::new(0);
     let interrupted = |calls: &Cell<u32>| {
         calls.set(calls.get() + 1);
-        calls.get() % 3 != 0
+        !calls.get().is_multiple_of(3)
     };
     send(&peer, "x");
     let outcome = event_loop.run_until_complete(async {
@@ -679,14 +678,12 @@ fn several_tasks_may_wait_for_one_descriptor_and_one_that_gives_up_costs_the_oth
     trace.assert(&["one", "three"]);
 
     // Polled again by somebody else, it tells the last one who asked.
-    let shared: Rc<RefCell<Option<Pin<Box<dyn Future<Output = io::Result<()>>>>>>> = Rc::default();
     assert_eq!(drain(watched.get_ref()), "x");
     let owner = Rc::clone(&watched);
-    *shared.borrow_mut() = Some(Box::pin(async move { owner.readable().await }));
+    let mut moved = Box::pin(async move { owner.readable().await });
     let mut cx = PollContext::from_waker(Waker::noop());
-    let first = shared.borrow_mut().as_mut().unwrap().as_mut().poll(&mut cx);
-    assert!(first.is_pending());
-    let (log, moved) = (trace.clone(), shared.take().unwrap());
+    assert!(moved.as_mut().poll(&mut cx).is_pending());
+    let log = trace.clone();
     drop(event_loop.create_task(async move {
         moved.await.unwrap();
         log.log("the last one who asked");

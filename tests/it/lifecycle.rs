@@ -14,14 +14,13 @@ use std::time::Duration;
 
 use coloop::testing::Clock;
 use coloop::{
-    EventLoop, ExceptionContext, JoinError, LoopClosed, LoopHandle, PanicPolicy, RunError, Turn,
-    yield_now,
+    EventLoop, JoinError, LoopClosed, LoopHandle, PanicPolicy, RunError, Turn, yield_now,
 };
 use rustix::io::fcntl_getfd;
 
 use crate::order::{
-    SECOND, SharedTrace, Tap, chain, elsewhere, is_readable, log_bytes, noting_loop,
-    readable_socket, tracing_loop,
+    Drops, SECOND, SharedTrace, Tap, chain, elsewhere, is_readable, log_bytes, noting_loop,
+    readable_socket, reports, tracing_loop,
 };
 use crate::verbs::{Trace, builder, one_turn, real_loop, virtual_loop};
 
@@ -51,39 +50,8 @@ fn panic_of<R>(f: impl FnOnce() -> R) -> Option<String> {
     payload.downcast_ref::<&str>().map(ToString::to_string)
 }
 
-/// What the loop reports from now on.
-fn reports(event_loop: &EventLoop) -> Trace {
-    let trace = Trace::new();
-    let log = trace.clone();
-    let handler = move |_: &LoopHandle, report: &ExceptionContext| log.log(report);
-    event_loop.set_exception_handler(handler);
-    trace
-}
-
 fn entries(directory: &str) -> usize {
     fs::read_dir(directory).unwrap().count()
-}
-
-/// Counts how often it is dropped.
-#[derive(Clone, Default)]
-struct Drops(Rc<Cell<u32>>);
-
-struct Dropped(Drops);
-
-impl Drops {
-    fn token(&self) -> Dropped {
-        Dropped(self.clone())
-    }
-
-    fn count(&self) -> u32 {
-        self.0.get()
-    }
-}
-
-impl Drop for Dropped {
-    fn drop(&mut self) {
-        self.0.0.set(self.0.count() + 1);
-    }
 }
 
 // ---- Stopping ------------------------------------------------------------------------------------
@@ -290,16 +258,18 @@ fn c_011_a_future_whose_run_was_left_by_a_panic_does_not_stop_the_next_run() {
 
     resolver.settle(()).unwrap();
     let trace = Trace::new();
+    event_loop.call_soon(trace.logs("before the second"));
     let log = trace.clone();
     let seen = event_loop.run_until_complete(async {
         for turn in 0..3 {
-            yield_now().await;
             log.log(turn);
+            yield_now().await;
         }
         orphan.is_finished()
     });
     assert!(seen.unwrap(), "the orphan ended during the second run");
-    trace.assert(&["0", "1", "2"]);
+    // The first run's place in the line is nobody's.
+    trace.assert(&["before the second", "0", "1", "2"]);
 }
 
 #[test]

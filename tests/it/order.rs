@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use coloop::testing::Clock;
 use coloop::{
-    Bell, Builder, EventLoop, Interest, LoopHandle, Readiness, RemoteHandle, Selector, Source,
-    Turn, default_selector,
+    Bell, Builder, EventLoop, ExceptionContext, Interest, LoopHandle, PanicPolicy, Readiness,
+    RemoteHandle, Selector, Source, Turn, default_selector,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -44,6 +45,40 @@ impl SharedTrace {
     pub(crate) fn assert<S: AsRef<str> + Debug>(&self, expected: &[S]) {
         let expected: Vec<&str> = expected.iter().map(AsRef::as_ref).collect();
         assert_eq!(std::mem::take(&mut *self.0.lock().unwrap()), expected);
+    }
+}
+
+/// What the loop reports from now on: the message and the panic's.
+pub(crate) fn reports(event_loop: &EventLoop) -> Trace {
+    let trace = Trace::new();
+    let log = trace.clone();
+    let handler = move |_: &LoopHandle, report: &ExceptionContext| {
+        let panic = report.panic_message().unwrap_or("no panic");
+        log.log(format!("{}: {panic}", report.message()));
+    };
+    event_loop.set_exception_handler(handler);
+    trace
+}
+
+/// Counts how often it is dropped, in any thread.
+#[derive(Clone, Default)]
+pub(crate) struct Drops(Arc<AtomicUsize>);
+
+pub(crate) struct Dropped(Drops);
+
+impl Drops {
+    pub(crate) fn token(&self) -> Dropped {
+        Dropped(self.clone())
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -347,20 +382,30 @@ fn step_2_a_letter_that_comes_while_the_loop_says_asleep_rings_and_the_next_ones
     assert_eq!(tap.rings(), 1);
 }
 
+/// First before the loop has ever slept, then after a sleep that a deadline has ended.
 #[test]
 fn step_2_a_letter_that_comes_while_the_loop_says_awake_does_not_ring() {
-    let tap = Tap::new(|timeout| timeout);
-    let event_loop = builder().selector(Rc::<Tap>::clone(&tap)).build().unwrap();
-    let (trace, remote) = (SharedTrace::default(), event_loop.remote());
-    let letter = trace.logs("letter");
-    event_loop.call_soon(move || {
-        elsewhere(|| {
-            remote.call_soon(letter).unwrap();
-            remote.call_soon(|| coloop::current().stop()).unwrap();
-        });
+    let clock = HandClock::new();
+    let hand = Rc::clone(&clock);
+    let tap = Tap::new(move |timeout| {
+        hand.advance(timeout.unwrap());
+        Some(Duration::ZERO)
     });
+    let builder = builder().selector(Rc::<Tap>::clone(&tap)).clock(clock);
+    let event_loop = builder.build().unwrap();
+    let trace = SharedTrace::default();
+    let post = |word: &'static str, then: fn()| {
+        let (log, remote) = (trace.clone(), event_loop.remote());
+        let letter = move || {
+            log.log(word);
+            then();
+        };
+        move || elsewhere(|| remote.call_soon(letter).map(drop)).unwrap()
+    };
+    event_loop.call_soon(post("before the sleep", || ()));
+    event_loop.call_later(SECOND, post("after it", || coloop::current().stop()));
     event_loop.run_forever().unwrap();
-    trace.assert(&["letter"]);
+    trace.assert(&["before the sleep", "after it"]);
     assert_eq!(tap.rings(), 0);
 }
 
@@ -857,19 +902,31 @@ fn it_never_skips_with_a_caller_s_selector() {
 
 #[test]
 fn it_never_skips_on_a_run_s_first_turn() {
-    let event_loop = default_builder().clock(Clock::new()).build().unwrap();
-    let (trace, (near, far)) = (Trace::new(), UnixStream::pair().unwrap());
-    log_bytes(&event_loop, &Rc::new(near), &trace, "read");
-    let (log, handle) = (trace.clone(), event_loop.handle());
-    chain(&event_loop, 3, move |at| {
-        log.log(at);
-        handle.stop();
-    });
-    event_loop.run_forever().unwrap();
-    (&far).write_all(b"x").unwrap();
-    event_loop.run_forever().unwrap();
-    event_loop.run_forever().unwrap();
-    trace.assert(&["1", "2", "read", "3"]);
+    let ways_to_end_a_run: [fn(&LoopHandle); 3] = [
+        LoopHandle::stop,
+        |handle| handle.remote().stop(),
+        |_| panic!("out of the run"),
+    ];
+    for end in ways_to_end_a_run {
+        let event_loop = default_builder().clock(Clock::new()).build().unwrap();
+        event_loop.set_panic_policy(PanicPolicy::Propagate);
+        let (trace, (near, far)) = (Trace::new(), UnixStream::pair().unwrap());
+        log_bytes(&event_loop, &Rc::new(near), &trace, "read");
+        let (log, handle) = (trace.clone(), event_loop.handle());
+        chain(&event_loop, 3, move |at| {
+            log.log(at);
+            if at == 2 {
+                handle.stop();
+            }
+        });
+        let handle = event_loop.handle();
+        event_loop.call_soon(move || end(&handle));
+        let _ = catch_unwind(AssertUnwindSafe(|| event_loop.run_forever().unwrap()));
+        (&far).write_all(b"x").unwrap();
+        event_loop.run_forever().unwrap();
+        one_turn(&event_loop);
+        trace.assert(&["1", "2", "read", "3"]);
+    }
 }
 
 #[test]

@@ -4,20 +4,19 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, pending, ready};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
 use coloop::{
-    ContextVar, EventLoop, ExceptionContext, Hold, JoinError, LoopHandle, RemoteHandle, RemoteTask,
-    TaskBuilder, TaskFactory, sleep, yield_now,
+    ContextVar, EventLoop, Hold, JoinError, RemoteHandle, RemoteTask, TaskBuilder, TaskFactory,
+    sleep, yield_now,
 };
 use futures::channel::oneshot;
 
-use crate::order::{SECOND, SharedTrace, elsewhere, loop_that_sleeps};
-use crate::verbs::{Trace, builder, one_turn, real_loop, virtual_loop};
+use crate::order::{Drops, SECOND, SharedTrace, elsewhere, loop_that_sleeps, reports};
+use crate::verbs::{builder, one_turn, real_loop, virtual_loop};
 
 /// Runs a loop here while `f` has its way in, in another thread; the loop stops when `f` is done.
 fn while_running<R: Send + 'static>(
@@ -57,40 +56,6 @@ fn block_on<F: Future>(future: F) -> F::Output {
             Poll::Ready(output) => return output,
             Poll::Pending => thread::park(),
         }
-    }
-}
-
-/// What the loop reports from now on: the message and the panic's.
-fn reports(event_loop: &EventLoop) -> Trace {
-    let trace = Trace::new();
-    let log = trace.clone();
-    let handler = move |_: &LoopHandle, report: &ExceptionContext| {
-        let panic = report.panic_message().unwrap_or("no panic");
-        log.log(format!("{}: {panic}", report.message()));
-    };
-    event_loop.set_exception_handler(handler);
-    trace
-}
-
-/// Counts how often it is dropped, in any thread.
-#[derive(Clone, Default)]
-struct Drops(Arc<AtomicUsize>);
-
-struct Dropped(Drops);
-
-impl Drops {
-    fn token(&self) -> Dropped {
-        Dropped(self.clone())
-    }
-
-    fn count(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for Dropped {
-    fn drop(&mut self) {
-        self.0.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 

@@ -2,11 +2,12 @@
 //! hold (c_074, c_075) is tested beside it.
 
 use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use coloop::testing::Clock;
-use coloop::{LoopHandle, TimerHandle, sleep};
+use coloop::{LoopHandle, PanicPolicy, TimerHandle, sleep};
 
 use crate::order::{SECOND, chain, noting_loop, tracing_loop};
 use crate::verbs::{Trace, builder, one_turn, real_loop, virtual_loop};
@@ -272,6 +273,29 @@ fn a_timer_made_in_place_of_a_due_one_waits_for_its_own_turn() {
     one_turn(&event_loop);
     one_turn(&event_loop);
     trace.assert(&["wait", "true", "wait", "new"]);
+}
+
+/// A run that a panic has left keeps what was due in the line: one more chance to take the wrong one.
+#[test]
+fn a_timer_in_place_of_one_that_was_due_in_an_earlier_run_has_a_place_of_its_own() {
+    let (event_loop, _) = virtual_loop();
+    event_loop.set_panic_policy(PanicPolicy::Propagate);
+    let trace = Trace::new();
+    let due = Rc::new(Cell::new(None::<TimerHandle>));
+    let (log, seat, handle) = (trace.clone(), Rc::clone(&due), event_loop.handle());
+    event_loop.call_later(Duration::ZERO, move || {
+        log.log(seat.take().unwrap().cancel());
+        handle.call_later(Duration::ZERO, log.logs("new"));
+        panic!("out of the run");
+    });
+    due.set(Some(
+        event_loop.call_later(Duration::ZERO, trace.logs("due")),
+    ));
+    let left = catch_unwind(AssertUnwindSafe(|| one_turn(&event_loop)));
+    assert!(left.is_err());
+    event_loop.call_soon(trace.logs("callback"));
+    one_turn(&event_loop);
+    trace.assert(&["true", "callback", "new"]);
 }
 
 #[test]
