@@ -20,6 +20,8 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
+use std::mem;
+use std::panic::{self, AssertUnwindSafe};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -84,7 +86,7 @@ impl<T: Clone + 'static> ContextVar<T> {
     /// Work that was scheduled before keeps the earlier value.
     pub fn set(&self, value: T) -> Token<T> {
         let context = Context::current_shared();
-        let before = context.replace(self.id(), Some(Rc::new(value)));
+        let before = context.replace(self.id(), Some(Value::new(value)));
         Token {
             id: self.id(),
             before,
@@ -110,7 +112,7 @@ impl<T: Clone + 'static> ContextVar<T> {
     fn find(&self, values: Option<&Rc<Values>>) -> Option<T> {
         let id = self.id();
         let (_, value) = values?.iter().find(|(key, _)| *key == id)?;
-        value.downcast_ref::<T>().cloned()
+        value.0.as_ref()?.downcast_ref::<T>().cloned()
     }
 
     fn id(&self) -> u32 {
@@ -139,7 +141,7 @@ impl<T> fmt::Debug for ContextVar<T> {
 /// Undoes one `set` of a [`ContextVar`].
 pub struct Token<T: 'static> {
     id: u32,
-    before: Option<Rc<dyn Any>>,
+    before: Option<Value>,
     context: Context,
     value: PhantomData<T>,
 }
@@ -169,7 +171,27 @@ impl From<WrongToken> for io::Error {
     }
 }
 
-type Values = Vec<(u32, Rc<dyn Any>)>;
+type Values = Vec<(u32, Value)>;
+
+/// A variable's value. Many go at once, at places where no panic may come out: one ends here.
+#[derive(Clone)]
+struct Value(Option<Rc<dyn Any>>);
+
+impl Value {
+    fn new(value: impl Any) -> Self {
+        Self(Some(Rc::new(value)))
+    }
+}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        let value = self.0.take();
+        let dropped = panic::catch_unwind(AssertUnwindSafe(|| drop(value)));
+        if let Err(payload) = dropped {
+            mem::forget(payload);
+        }
+    }
+}
 
 /// Holds the values of context variables; clones share them.
 ///
@@ -271,11 +293,11 @@ impl Context {
     }
 
     /// Puts a value in place of another and returns the other.
-    fn replace(&self, id: u32, value: Option<Rc<dyn Any>>) -> Option<Rc<dyn Any>> {
+    fn replace(&self, id: u32, value: Option<Value>) -> Option<Value> {
         let mut values = self.0.take().map(Rc::unwrap_or_clone).unwrap_or_default();
         let at = values.iter().position(|(key, _)| *key == id);
         let before = match (at, value) {
-            (Some(at), Some(value)) => Some(std::mem::replace(&mut values[at].1, value)),
+            (Some(at), Some(value)) => Some(mem::replace(&mut values[at].1, value)),
             (Some(at), None) => Some(values.remove(at).1),
             (None, Some(value)) => {
                 values.push((id, value));
@@ -360,7 +382,7 @@ pub(crate) fn swap(context: Option<Context>) -> Option<Context> {
     }
     let _ = USED.try_with(|used| used.set(context.is_some()));
     CURRENT
-        .try_with(|current| std::mem::replace(&mut *current.borrow_mut(), context))
+        .try_with(|current| mem::replace(&mut *current.borrow_mut(), context))
         .unwrap_or_default()
 }
 

@@ -11,7 +11,7 @@ use crate::callback::{Handle, TimerHandle};
 use crate::clock::Ticks;
 use crate::context::{self, Context};
 use crate::core::{Core, LoopHandle, default_handler};
-use crate::error::{LoopClosed, NoRunningLoop};
+use crate::error::{LoopClosed, NoRunningLoop, drop_quietly};
 use crate::ready::Ready;
 use crate::report::{ExceptionContext, PanicPolicy, SlowCallback};
 
@@ -61,8 +61,24 @@ pub(crate) fn boxed(f: impl FnOnce() + 'static, context: Option<&Context>) -> Bo
     match context {
         None => Box::new(f),
         Some(context) => {
-            let context = context.clone();
-            Box::new(move || context::run_item(context, f))
+            let mut item = InContext(Some((f, context.clone())));
+            Box::new(move || {
+                if let Some((f, context)) = item.0.take() {
+                    context::run_item(context, f);
+                }
+            })
+        }
+    }
+}
+
+/// A callback and its context, both foreign: unrun, each is dropped by itself.
+struct InContext<F>(Option<(F, Context)>);
+
+impl<F> Drop for InContext<F> {
+    fn drop(&mut self) {
+        if let Some((f, context)) = self.0.take() {
+            drop_quietly(f);
+            drop_quietly(context);
         }
     }
 }

@@ -292,6 +292,12 @@ impl Records {
             .collect()
     }
 
+    /// Gives back the memory of records and waits that are all gone.
+    pub(crate) fn shrink(&self) {
+        self.tasks.borrow_mut().shrink_to_fit();
+        self.waits.borrow_mut().shrink_to_fit();
+    }
+
     pub(crate) fn current(&self) -> TaskKey {
         self.current.get()
     }

@@ -195,6 +195,14 @@ struct Callback<F> {
     place: &'static Location<'static>,
 }
 
+/// The closure and the values of its context may both panic when they go: each goes by itself.
+impl<F> Drop for Callback<F> {
+    fn drop(&mut self) {
+        drop_quietly(self.seat.take());
+        drop_quietly(self.context.take());
+    }
+}
+
 impl<F: FnMut()> Watcher for Callback<F> {
     fn ready(&self) -> Wants {
         /// Puts the callback back also when it panics.

@@ -24,10 +24,8 @@ impl Core {
             }
             self.take_letters();
             let mut idle = true;
-            while let Some(item) = self.line.pop() {
-                idle = false;
-                drop_quietly(item);
-            }
+            idle &= self.line.is_empty();
+            self.drop_line();
             for removed in self.timers.drain() {
                 idle = false;
                 drop_quietly(removed);
@@ -52,13 +50,17 @@ impl Core {
         } else {
             // The registrations are the parent's: a child that took its copy apart would change
             // them.
-            std::mem::forget(self.table.selector());
+            self.table.leak_selector();
         }
         self.handler.set(None);
         self.slow_hook.set(None);
         let extensions = self.extensions.take();
         drop_quietly(extensions);
+        // A handle that outlives its loop keeps none of its memory.
         self.line.shrink();
+        self.records.shrink();
+        self.table.shrink();
+        drop((self.reported.take(), self.due.take()));
         move_out(self);
     }
 }

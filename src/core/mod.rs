@@ -99,6 +99,8 @@ pub(crate) struct Core {
     now: Cell<Ticks>,
     state: Cell<State>,
     stopping: Cell<bool>,
+    /// The line of a closed loop is being dropped, further up in this thread.
+    dropping: Cell<bool>,
     /// Whether a turn is at its items, and how many it has still to run.
     working: Cell<bool>,
     left: Cell<usize>,
@@ -161,6 +163,7 @@ impl Core {
             now: Cell::new(Ticks(0)),
             state: Cell::new(State::Idle),
             stopping: Cell::new(false),
+            dropping: Cell::new(false),
             working: Cell::new(false),
             left: Cell::new(0),
             pace: Pace::new(parts.poll_every, parts.own_selector),
@@ -250,13 +253,24 @@ impl Core {
         }
     }
 
-    /// Puts a callback of the loop's own at the end of the line, unless the loop is closed.
+    /// Puts a callback of the loop's own at the end of the line; a closed loop drops it.
     pub(crate) fn queue(&self, f: Box<dyn FnOnce()>, place: &'static Location<'static>) {
+        self.line.push(Ready::Callback(f, place));
         if self.is_closed() {
-            drop_quietly(f);
-        } else {
-            self.line.push(Ready::Callback(f, place));
+            self.drop_line();
         }
+    }
+
+    /// Drops what stands in the line, one after the other: what dies may queue more, and a long chain
+    /// of that must not be a deep one.
+    fn drop_line(&self) {
+        if self.dropping.replace(true) {
+            return;
+        }
+        while let Some(item) = self.line.pop() {
+            drop_quietly(item);
+        }
+        self.dropping.set(false);
     }
 
     #[inline]

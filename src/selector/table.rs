@@ -21,8 +21,9 @@ use std::rc::Rc;
 use slab::Slab;
 
 use super::{Interest, Readiness, Selector, Source};
-use crate::error::LoopClosed;
+use crate::error::{LoopClosed, RunError, drop_quietly};
 use crate::key::{Direction, WatchKey};
+use crate::sys::fork;
 
 /// Is told that a side of a source is ready.
 pub(crate) trait Watcher {
@@ -104,10 +105,21 @@ impl SourceId {
 }
 
 /// What was removed: dropped by the caller, after every borrow has ended.
+///
+/// The callback and the descriptor's owner may both panic when they go, and both at once would be the
+/// end of the process: so each goes by itself.
 pub(crate) struct Removed {
-    _watcher: Rc<dyn Watcher>,
-    _source: Source,
-    _registered: Option<Source>,
+    watcher: Option<Rc<dyn Watcher>>,
+    sources: [Option<Source>; 2],
+}
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        drop_quietly(self.watcher.take());
+        for source in &mut self.sources {
+            drop_quietly(source.take());
+        }
+    }
 }
 
 #[derive(Default)]
@@ -121,6 +133,8 @@ struct Entries {
 /// All watched sources of a loop.
 pub(crate) struct Table {
     selector: RefCell<Option<Rc<dyn Selector>>>,
+    /// The registrations belong to the process that made them; a child leaves them alone.
+    forks: u32,
     entries: RefCell<Entries>,
 }
 
@@ -128,13 +142,24 @@ impl Table {
     pub(crate) fn new(selector: Rc<dyn Selector>) -> Self {
         Self {
             selector: RefCell::new(Some(selector)),
+            forks: fork::generation(),
             entries: RefCell::default(),
         }
     }
 
-    /// The selector, until the loop is closed.
+    /// The selector, until the loop is closed, and never in a child of the process that made it.
     pub(crate) fn selector(&self) -> Option<Rc<dyn Selector>> {
-        self.selector.borrow().clone()
+        self.reach().ok()
+    }
+
+    fn reach(&self) -> io::Result<Rc<dyn Selector>> {
+        if self.forks != fork::generation() {
+            return Err(RunError::Forked.into());
+        }
+        self.selector
+            .borrow()
+            .clone()
+            .ok_or_else(|| LoopClosed.into())
     }
 
     /// An owner unlike any other.
@@ -203,11 +228,13 @@ impl Table {
         drop(entries);
 
         // The selector may be the caller's, and asks the source for its descriptor.
-        let told = panic::catch_unwind(AssertUnwindSafe(|| match (before, self.selector()) {
-            (_, None) => Err(io::Error::from(LoopClosed)),
-            (None, Some(selector)) => selector.add(key.packed(), source, interest),
-            (Some(before), Some(_)) if before == interest => Ok(()),
-            (Some(_), Some(selector)) => selector.modify(key.packed(), interest),
+        let told = panic::catch_unwind(AssertUnwindSafe(|| {
+            let selector = self.reach()?;
+            match before {
+                None => selector.add(key.packed(), source, interest),
+                Some(before) if before == interest => Ok(()),
+                Some(_) => selector.modify(key.packed(), interest),
+            }
         }));
         if !matches!(told, Ok(Ok(()))) {
             // As it was before: the earlier side back in its seat, or no entry at all.
@@ -247,10 +274,9 @@ impl Table {
         }
         let interest = entry.interest();
         drop(entries);
-        let Some(selector) = self.selector() else {
-            return Ok(());
-        };
-        let told = selector.modify(key.packed(), interest);
+        let told = self
+            .reach()
+            .and_then(|selector| selector.modify(key.packed(), interest));
         if told.is_err() {
             let mut entries = self.entries.borrow_mut();
             if let Some(side) = entries
@@ -366,6 +392,18 @@ impl Table {
             .collect()
     }
 
+    /// Gives back the memory of entries that are all gone.
+    pub(crate) fn shrink(&self) {
+        let mut entries = self.entries.borrow_mut();
+        entries.slab.shrink_to_fit();
+        entries.by_source.shrink_to_fit();
+    }
+
+    /// Leaves the selector to the process that made it.
+    pub(crate) fn leak_selector(&self) {
+        std::mem::forget(self.selector.borrow().clone());
+    }
+
     /// Forgets everything and lets go of the selector.
     pub(crate) fn drain(&self) -> (Vec<Removed>, Option<Rc<dyn Selector>>) {
         let mut removed = Vec::new();
@@ -404,9 +442,8 @@ impl Entries {
 impl Removed {
     fn of(side: Side, registered: Option<Source>) -> Self {
         Self {
-            _watcher: side.watcher,
-            _source: side.source,
-            _registered: registered,
+            watcher: Some(side.watcher),
+            sources: [Some(side.source), registered],
         }
     }
 }

@@ -303,7 +303,11 @@ fn end_rare(core: &Core, key: TaskKey, record: Option<Record>) {
         record.noisy = false;
         core.records.put_back(key, record);
     }
-    drop_quietly(rare);
+    // All of it is foreign: each goes by itself.
+    drop_quietly(rare.context);
+    for (_, waker) in rare.asked {
+        drop_quietly(waker);
+    }
 }
 
 /// Notes that nobody holds the handle of a task any more.

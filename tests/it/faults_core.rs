@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, pending, poll_fn};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::panic::{self, AssertUnwindSafe, panic_any};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::task::{Context as PollContext, Poll, Wake, Waker};
 use std::thread::{self, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coloop::{
-    Cancelled, Context, ContextVar, EventLoop, JoinError, LocalBoxFuture, LoopHandle, PanicPolicy,
-    RunError, Task, TaskBuilder, TaskFactory, current_task, defer_cancel, until_cancelled,
+    Bell, Cancelled, Clock, Context, ContextVar, EventLoop, Interest, JoinError, LocalBoxFuture,
+    LoopHandle, PanicPolicy, Readiness, RunError, Selector, Source, Task, TaskBuilder, TaskFactory,
+    current_task, defer_cancel, until_cancelled,
 };
 
 use crate::fd::{Probe, drain, pair, send};
@@ -533,6 +534,193 @@ fn fault_a3_a_waker_that_panics_costs_the_other_waiters_nothing() {
         .run_until_complete(coloop::sleep(Duration::from_secs(2)))
         .unwrap();
     trace.assert(&["panic in a waker: bad waker", "slept"]);
+}
+
+/// A clock and a selector that panic, at the k-th call.
+struct Panicky<T> {
+    inner: T,
+    left: Cell<u32>,
+}
+
+impl<T> Panicky<T> {
+    fn new(inner: T, k: u32) -> Rc<Self> {
+        let left = Cell::new(k);
+        Rc::new(Self { inner, left })
+    }
+
+    fn count(&self) {
+        let left = self.left.get();
+        self.left.set(left.wrapping_sub(1));
+        assert_ne!(left, 0, "panicky");
+    }
+}
+
+impl Clock for Panicky<Rc<coloop::testing::Clock>> {
+    fn now(&self) -> Instant {
+        self.count();
+        self.inner.now()
+    }
+
+    fn jump(&self, deadline: Instant) -> bool {
+        self.inner.jump(deadline)
+    }
+
+    fn is_virtual(&self) -> bool {
+        true
+    }
+}
+
+impl Selector for Panicky<Rc<dyn Selector>> {
+    fn add(&self, key: usize, source: Source, interest: Interest) -> io::Result<()> {
+        self.inner.add(key, source, interest)
+    }
+
+    fn modify(&self, key: usize, interest: Interest) -> io::Result<()> {
+        self.inner.modify(key, interest)
+    }
+
+    fn delete(&self, key: usize) -> Option<Source> {
+        self.inner.delete(key)
+    }
+
+    fn wait(&self, ready: &mut Vec<Readiness>, timeout: Option<Duration>) -> io::Result<()> {
+        self.count();
+        self.inner.wait(ready, timeout)?;
+        self.count();
+        Ok(())
+    }
+
+    fn bell(&self) -> Arc<dyn Bell> {
+        self.inner.bell()
+    }
+}
+
+#[test]
+fn fault_a3_a_clock_or_a_selector_that_panics_leaves_a_loop_that_runs_on() {
+    for k in 0..30 {
+        for clocks in [false, true] {
+            let never = u32::MAX;
+            let clock = Panicky::new(
+                coloop::testing::Clock::new(),
+                if clocks { k + 1 } else { never },
+            );
+            let selector = Panicky::new(
+                coloop::default_selector().unwrap(),
+                if clocks { never } else { k },
+            );
+            let event_loop = builder().clock(clock).selector(selector).build().unwrap();
+            let trace = Trace::new();
+            let (log, handle) = (trace.clone(), event_loop.handle());
+            event_loop.call_soon(trace.logs("callback"));
+            drop(event_loop.create_task(async move {
+                log.log("task");
+                coloop::sleep(Duration::from_secs(2)).await;
+                log.log("slept");
+            }));
+            let (peer, socket) = pair();
+            let (log, source) = (trace.clone(), Rc::clone(&socket));
+            event_loop
+                .add_reader(socket, move || log.log(drain(&source)))
+                .unwrap();
+            let (mut panics, mut shelved) = (0, false);
+            loop {
+                let run = panic::catch_unwind(AssertUnwindSafe(|| {
+                    if !shelved {
+                        let (log, at_end) = (trace.clone(), handle.clone());
+                        handle.call_later(Duration::from_secs(1), move || log.log("timer"));
+                        shelved = true;
+                        handle.call_later(Duration::from_secs(9), move || at_end.stop());
+                        send(&peer, "read");
+                    }
+                    event_loop.run_until_complete(async {
+                        coloop::sleep(Duration::from_secs(5)).await;
+                    })
+                }));
+                match run {
+                    Ok(outcome) => break outcome.unwrap(),
+                    Err(_) => panics += 1,
+                }
+                assert!(panics <= 1 && !event_loop.is_running());
+                assert!(coloop::try_current().is_err());
+            }
+            let mut happened = trace.take();
+            // A task whose own poll met the panic has ended with it.
+            let ended_early = happened.iter().all(|entry| entry != "slept");
+            if ended_early {
+                happened.push("slept".to_owned());
+                assert_eq!(panics, 0, "it was told to the handler");
+            }
+            let at = happened.iter().position(|entry| entry == "read").unwrap();
+            happened.remove(at);
+            let expected = ["callback", "task", "timer", "slept"];
+            assert_eq!(happened, expected, "k = {k}, clocks: {clocks}");
+        }
+    }
+}
+
+#[test]
+fn fault_a4_a_slow_hook_and_a_task_factory_that_panic_do_so_at_their_place() {
+    struct Bad(&'static str);
+    impl TaskFactory for Bad {
+        fn build(&self, builder: TaskBuilder) -> TaskBuilder {
+            assert_ne!(self.0, "build", "the factory fails to build");
+            builder
+        }
+
+        fn wrap(&self, body: LocalBoxFuture<'static, ()>) -> LocalBoxFuture<'static, ()> {
+            assert_ne!(self.0, "wrap", "the factory fails to wrap");
+            body
+        }
+    }
+
+    let event_loop = builder().debug(true).build().unwrap();
+    let trace = Trace::new();
+    report_into(&event_loop, &trace);
+    event_loop.set_slow_callback_duration(Duration::ZERO);
+    let log = trace.clone();
+    event_loop.set_slow_hook(move |_| {
+        log.log("slow");
+        panic!("the hook fails");
+    });
+    event_loop.call_soon(trace.logs("one"));
+    event_loop.call_soon(trace.logs("two"));
+    one_turn(&event_loop);
+    let failed = "panic in callback: the hook fails";
+    trace.assert(&["one", "slow", failed, "two", "slow", failed]);
+
+    event_loop.set_debug(false);
+    for what in ["build", "wrap"] {
+        event_loop.set_task_factory(Rc::new(Bad(what)));
+        // Whoever makes the task is told, and nothing of it is left.
+        let token = Rc::new(());
+        let held = Rc::clone(&token);
+        let made = panic::catch_unwind(AssertUnwindSafe(|| {
+            drop(event_loop.create_task(async move { drop(held) }));
+        }));
+        assert!(made.is_err());
+        assert_eq!(
+            (Rc::strong_count(&token), event_loop.all_tasks().len()),
+            (1, 0)
+        );
+        // In a callback it is the callback that fails; from another thread, the task.
+        event_loop.call_soon(|| drop(coloop::current().create_task(async {})));
+        let remote = event_loop.remote().create_task(|| async {}).unwrap();
+        one_turn(&event_loop);
+        let told = trace.take();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told.iter()
+                .all(|entry| entry.contains(&format!("fails to {what}")))
+        );
+        let error = remote.join().unwrap_err();
+        assert!(error.is_panicked(), "{error}");
+    }
+    event_loop.reset_task_factory();
+    let task = event_loop.create_task(async { "made" });
+    assert_eq!(
+        event_loop.run_until_complete(task).unwrap().unwrap(),
+        "made"
+    );
 }
 
 #[test]
@@ -1998,5 +2186,5 @@ fn run_error_of_a_failed_attempt_is_told_apart_from_the_system_s() {
     event_loop.close().unwrap();
     let error = event_loop.run_forever().unwrap_err();
     assert!(matches!(error, RunError::Closed));
-    assert_eq!(std::io::Error::from(error).kind(), ErrorKind::NotConnected);
+    assert_eq!(io::Error::from(error).kind(), ErrorKind::NotConnected);
 }
