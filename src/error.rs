@@ -297,8 +297,11 @@ impl Drop for Payload {
 pub(crate) fn drop_quietly<T>(value: T) {
     let dropped = panic::catch_unwind(panic::AssertUnwindSafe(|| drop(value)));
     if let Err(payload) = dropped {
-        // The payload of this panic may panic in its own destructor: let it be.
-        std::mem::forget(payload);
+        let dropped = panic::catch_unwind(panic::AssertUnwindSafe(|| drop(payload)));
+        // A payload that panics in its own destructor has another: that one is let be.
+        if let Err(payload) = dropped {
+            std::mem::forget(payload);
+        }
     }
 }
 

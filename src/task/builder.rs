@@ -161,6 +161,11 @@ impl TaskBuilder {
                         }
                     }
                 };
+                if core.is_closed() {
+                    // The factory has closed the loop.
+                    drop(body);
+                    return Task::refused(core);
+                }
                 spawn::<_, C>(core, body, settings, place)
             }
         }

@@ -1283,9 +1283,10 @@ fn fault_a12_a_million_posts_from_eight_threads_to_a_loop_that_sleeps() {
         thread.join().unwrap();
     }
     assert_eq!(NEXT.take(), [EACH; THREADS]);
-    let (rings, parks) = (probe.rings.load(Ordering::SeqCst), probe.parks());
-    // Once for each sleep; a loop that has not started is asleep too.
-    assert!(rings <= parks + 1, "{rings} rings for {parks} sleeps");
+    let (rings, waits) = (probe.rings.load(Ordering::SeqCst), probe.waits());
+    // Once for each time it fell asleep, also where it found a letter at its last look; a loop that
+    // has not started is asleep too.
+    assert!(rings <= waits + 1, "{rings} rings for {waits} waits");
 }
 
 // ---- A14 to A17: the end -----------------------------------------------------------------------

@@ -657,5 +657,8 @@ fn fault_b8_a_wait_that_is_interrupted_is_one_that_returned_early() {
     });
     event_loop.run_forever().unwrap();
     trace.assert(&["in time: true"]);
-    assert!(probe.waits() >= 4);
+    assert!(
+        probe.failures.borrow().len() < 3,
+        "the first wait was interrupted"
+    );
 }
