@@ -69,15 +69,6 @@ impl Probe {
         self.timeouts.borrow().len()
     }
 
-    /// The waits that could have put the thread to sleep.
-    pub(crate) fn parks(&self) -> usize {
-        let timeouts = self.timeouts.borrow();
-        timeouts
-            .iter()
-            .filter(|timeout| **timeout != Some(Duration::ZERO))
-            .count()
-    }
-
     fn register(&self) -> io::Result<()> {
         match self.refusal.take() {
             Some((0, error)) => Err(io::Error::from_raw_os_error(error)),
