@@ -19,8 +19,8 @@ use crate::core::{Core, LoopHandle};
 use crate::error::{LoopClosed, drop_quietly};
 use crate::key::{Direction, WatchKey};
 use crate::record::On;
-use crate::selector::Source;
-use crate::selector::table::{Owner, SourceId, Wants, Watcher};
+use crate::selector::table::{SourceId, Wants, Watcher, in_use};
+use crate::selector::{Interest, Source};
 use crate::socket::Watchable;
 
 /// Names one watch; made by [`LoopHandle::add_reader`] and [`LoopHandle::add_writer`].
@@ -142,12 +142,10 @@ impl LoopHandle {
         });
         let source = Source::Fd(fd);
         let id = SourceId::of(&source);
-        let watched = self
-            .0
-            .table
-            .watch(source, direction, Owner::User, watcher, true);
-        let (_, number, replaced) = watched.map_err(|error| explained(error, id))?;
-        drop_quietly(replaced);
+        let watched = self.0.table.watch(source, direction, watcher);
+        let side = watched.map_err(|error| explained(error, id))?;
+        drop_quietly(side.replaced);
+        let number = side.number;
         let fd = match id {
             SourceId::Fd(fd) => fd,
             SourceId::Sim(_) => -1,
@@ -157,10 +155,7 @@ impl LoopHandle {
 
     fn remove_callback(&self, target: &impl WatchTarget, direction: Direction) -> bool {
         let (fd, number): (RawFd, _) = target.resolve();
-        let Some((key, Owner::User)) = self.0.table.find(SourceId::Fd(fd)) else {
-            return false;
-        };
-        let removed = self.0.table.unwatch(key, direction, number);
+        let removed = self.0.table.unwatch(SourceId::Fd(fd), direction, number);
         let was_there = removed.is_some();
         drop_quietly(removed);
         was_there
@@ -204,7 +199,7 @@ impl<F> Drop for Callback<F> {
 }
 
 impl<F: FnMut()> Watcher for Callback<F> {
-    fn ready(&self) -> Wants {
+    fn ready(self: Rc<Self>, _: Direction) -> Wants {
         /// Puts the callback back also when it panics.
         struct Seated<'a, F>(&'a Cell<Option<F>>, Option<F>);
         impl<F> Drop for Seated<'_, F> {
@@ -263,27 +258,43 @@ pub struct Watched<S> {
     core: Rc<Core>,
     key: WatchKey,
     id: SourceId,
-    read: Rc<Side>,
-    write: Rc<Side>,
+    sides: Rc<Sides>,
+}
+
+/// Who waits for which direction.
+struct Sides {
+    place: &'static Location<'static>,
+    read: Side,
+    write: Side,
 }
 
 /// Who waits for one direction.
+#[derive(Default)]
 struct Side {
-    place: &'static Location<'static>,
     /// How often the source has been ready.
     times: Cell<u64>,
     waiting: RefCell<Vec<(u64, Waker)>>,
     last: Cell<u64>,
 }
 
-impl Watcher for Side {
-    fn ready(&self) -> Wants {
-        let waiting = self.waiting.take();
+impl Sides {
+    fn side(&self, direction: Direction) -> &Side {
+        match direction {
+            Direction::Read => &self.read,
+            Direction::Write => &self.write,
+        }
+    }
+}
+
+impl Watcher for Sides {
+    fn ready(self: Rc<Self>, direction: Direction) -> Wants {
+        let side = self.side(direction);
+        let waiting = side.waiting.take();
         if waiting.is_empty() {
             // Ready, and nobody cares: told again in every turn, that would be a spin.
             return Wants::Pause;
         }
-        self.times.set(self.times.get() + 1);
+        side.times.set(side.times.get() + 1);
         // Each is told, also when the waker of an earlier one panics; that goes to the loop.
         let mut panicked = None;
         for (_, waker) in waiting {
@@ -318,41 +329,30 @@ impl LoopHandle {
         let id = SourceId::of(&source);
         let probe = refuse_unfit(&source, id)?;
         let table = &self.0.table;
-        if table.find(id).is_some() {
-            return Err(crate::selector::table::in_use(id));
+        if table.is_watched(id) {
+            return Err(in_use(id));
         }
-        let place = Location::caller();
-        let side = || {
-            Rc::new(Side {
-                place,
-                times: Cell::new(0),
-                waiting: RefCell::default(),
-                last: Cell::new(0),
-            })
-        };
-        let (read, write) = (side(), side());
-        let owner = table.new_owner();
+        let sides = Rc::new(Sides {
+            place: Location::caller(),
+            read: Side::default(),
+            write: Side::default(),
+        });
         // Nothing is asked of the system until somebody waits, except of a device: some of them
         // cannot be watched, and only the system knows which.
-        let read_side = Rc::<Side>::clone(&read);
-        let watched = table.watch(source.clone(), Direction::Read, owner, read_side, probe);
-        let (key, ..) = watched.map_err(|error| explained(error, id))?;
-        table.set_on(key, Direction::Read, false)?;
-        table.watch(
-            source,
-            Direction::Write,
-            owner,
-            Rc::<Side>::clone(&write),
-            false,
-        )?;
-        Ok(Watched {
+        let on = Interest {
+            readable: probe,
+            writable: false,
+        };
+        let watched = table.watch_object(source, on, Rc::<Sides>::clone(&sides));
+        let watched = Watched {
             io,
             core: Rc::clone(&self.0),
-            key,
+            key: watched.map_err(|error| explained(error, id))?,
             id,
-            read,
-            write,
-        })
+            sides,
+        };
+        table.set_on(watched.key, Direction::Read, false)?;
+        Ok(watched)
     }
 }
 
@@ -445,27 +445,18 @@ impl<S> Watched<S> {
         loop {
             match f(&self.io) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait(direction, self.read.place).await?;
+                    self.wait(direction, self.sides.place).await?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 done => return done,
             }
         }
     }
-
-    fn side(&self, direction: Direction) -> &Side {
-        match direction {
-            Direction::Read => &self.read,
-            Direction::Write => &self.write,
-        }
-    }
 }
 
 impl<S> Drop for Watched<S> {
     fn drop(&mut self) {
-        for direction in [Direction::Read, Direction::Write] {
-            drop_quietly(self.core.table.unwatch(self.key, direction, None));
-        }
+        drop_quietly(self.core.table.unwatch_object(self.key));
     }
 }
 
@@ -499,7 +490,7 @@ impl<S> Future for Readable<'_, S> {
         if core.is_closed() {
             return Poll::Ready(Err(LoopClosed.into()));
         }
-        let side = watched.side(self.direction);
+        let side = watched.sides.side(self.direction);
         let waker = cx.waker().clone();
         match &self.waiting {
             Some(waiting) if waiting.times != side.times.get() => {
@@ -550,7 +541,7 @@ impl<S> Readable<'_, S> {
             return;
         };
         self.watched.core.records.end_wait(waiting.wait);
-        let side = self.watched.side(self.direction);
+        let side = self.watched.sides.side(self.direction);
         let removed = {
             let mut list = side.waiting.borrow_mut();
             let at = list

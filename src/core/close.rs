@@ -7,6 +7,7 @@ use super::home::move_out;
 use super::{Core, State};
 use crate::error::drop_quietly;
 use crate::ready::Ready;
+use crate::selector::table::Removed;
 use crate::sys::fork;
 
 impl Core {
@@ -45,6 +46,8 @@ impl Core {
         }
         if self.forks == fork::generation() {
             let (removed, selector) = self.table.drain();
+            // All let go before the first is dropped: what one of them held may reach another.
+            removed.iter().for_each(Removed::let_go);
             removed.into_iter().for_each(drop_quietly);
             drop_quietly(selector);
         } else {

@@ -354,7 +354,7 @@ impl Core {
             return;
         };
         self.here.set(Some(watcher.place()));
-        if watcher.ready() == Wants::Pause {
+        if watcher.ready(direction) == Wants::Pause {
             // A failure means that the descriptor is gone, and with it the interest.
             let _ = self.table.set_on(key, direction, false);
         }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::{Interest, Readiness, Selector, Source};
 use crate::doorbell::Bell;
+use crate::key::WatchKey;
 use crate::sys::poller::{Poller, Registered};
 
 /// Makes the selector that a loop has when none is given.
@@ -36,7 +37,61 @@ pub fn default_selector() -> io::Result<Rc<dyn Selector>> {
 struct Polling {
     poller: Poller,
     bell: Arc<dyn Bell>,
-    sources: RefCell<HashMap<usize, Registered>>,
+    sources: RefCell<Sources>,
+}
+
+/// What is registered, by key.
+///
+/// The keys that a loop gives out name slots, the least that is free each time: those stand in a
+/// plain list. Any other key is as good, and stands in a map.
+#[derive(Default)]
+struct Sources {
+    slots: Vec<Option<(u32, Registered)>>,
+    others: HashMap<usize, Registered>,
+}
+
+impl Sources {
+    fn insert(&mut self, key: usize, registered: Registered) -> Option<Registered> {
+        let WatchKey { slot, generation } = WatchKey::unpacked(key);
+        let slot = slot as usize;
+        if slot == self.slots.len() {
+            self.slots.push(None);
+        }
+        match self.slots.get_mut(slot) {
+            Some(seat @ None) => {
+                *seat = Some((generation, registered));
+                None
+            }
+            Some(Some((other, seat))) if *other == generation => {
+                Some(std::mem::replace(seat, registered))
+            }
+            _ => self.others.insert(key, registered),
+        }
+    }
+
+    fn get(&mut self, key: usize) -> Option<&mut Registered> {
+        let WatchKey { slot, generation } = WatchKey::unpacked(key);
+        match self.slots.get_mut(slot as usize) {
+            Some(Some((other, registered))) if *other == generation => Some(registered),
+            _ => self.others.get_mut(&key),
+        }
+    }
+
+    fn remove(&mut self, key: usize) -> Option<Registered> {
+        let WatchKey { slot, generation } = WatchKey::unpacked(key);
+        let seat = self.slots.get_mut(slot as usize);
+        let here = seat.and_then(|seat| seat.take_if(|(other, _)| *other == generation));
+        match here {
+            Some((_, registered)) => Some(registered),
+            None => self.others.remove(&key),
+        }
+    }
+
+    fn drain(&mut self) -> impl Iterator<Item = Registered> + '_ {
+        let here = self.slots.drain(..).flatten();
+        let others = self.others.drain().map(|(_, registered)| registered);
+        here.map(|(_, registered)| registered).chain(others)
+    }
 }
 
 impl Selector for Polling {
@@ -49,7 +104,7 @@ impl Selector for Polling {
 
     fn modify(&self, key: usize, interest: Interest) -> io::Result<()> {
         let mut sources = self.sources.borrow_mut();
-        let Some(registered) = sources.get_mut(&key) else {
+        let Some(registered) = sources.get(key) else {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
                 "no source has this key",
@@ -59,7 +114,7 @@ impl Selector for Polling {
     }
 
     fn delete(&self, key: usize) -> Option<Source> {
-        let registered = self.sources.borrow_mut().remove(&key)?;
+        let registered = self.sources.borrow_mut().remove(key)?;
         Some(self.poller.delete(registered))
     }
 
@@ -79,7 +134,7 @@ impl Selector for Polling {
 
 impl Drop for Polling {
     fn drop(&mut self) {
-        for (_, registered) in self.sources.get_mut().drain() {
+        for registered in self.sources.get_mut().drain() {
             drop(self.poller.delete(registered));
         }
     }

@@ -1,8 +1,9 @@
 //! The table: who is to be told when a watched source is ready.
 //!
-//! One entry per source, with a reader's and a writer's side. The heart asks it which items a
-//! selector's report makes, and who is behind an item when the line has come to it. It runs
-//! nothing.
+//! One entry per source. It belongs to the program, with a reader's and a writer's side of their own,
+//! or to one object of the loop, such as a transport, which is told of both directions. The heart
+//! asks the table which items a selector's report makes, and who is behind an item when the line has
+//! come to it. It runs nothing.
 //!
 //! What must always hold:
 //!
@@ -28,10 +29,18 @@ use crate::sys::fork;
 /// Is told that a side of a source is ready.
 pub(crate) trait Watcher {
     /// Runs as an item of the line. Says whether it still wants to be told.
-    fn ready(&self) -> Wants;
+    fn ready(self: Rc<Self>, direction: Direction) -> Wants;
 
     /// Where it was made.
     fn place(&self) -> &'static Location<'static>;
+
+    /// Is told that the loop is closed, so that it can let go of what may hold it.
+    fn let_go(&self) {}
+
+    /// Whether something outside may come by its source, for which a virtual clock has to wait.
+    fn is_outside(&self) -> bool {
+        true
+    }
 }
 
 /// What a watcher wants after it was told.
@@ -43,47 +52,61 @@ pub(crate) enum Wants {
     Pause,
 }
 
-/// Who watches a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Owner {
-    /// The program, by `add_reader` and `add_writer`.
-    User,
-    /// One object of the loop, such as a transport: nobody else may watch its descriptor.
-    Object(u64),
-}
-
+/// One direction of what the program watches, by `add_reader` or `add_writer`.
 struct Side {
     /// No other side of this table ever has it.
     number: u64,
     watcher: Rc<dyn Watcher>,
     /// Keeps the descriptor open, also when the entry is registered by the other side's source.
     source: Source,
-    on: bool,
-    queued: bool,
+}
+
+enum Watched {
+    /// The program's.
+    Sides {
+        read: Option<Box<Side>>,
+        write: Option<Box<Side>>,
+    },
+    /// One object's: nobody else may watch its descriptor.
+    Object(Rc<dyn Watcher>),
 }
 
 struct Entry {
     generation: u32,
-    owner: Owner,
+    /// What it is watched for, and which directions stand in the line.
+    on: Interest,
+    queued: Interest,
     id: SourceId,
-    read: Option<Side>,
-    write: Option<Side>,
+    watched: Watched,
 }
 
 impl Entry {
-    fn side(&mut self, direction: Direction) -> &mut Option<Side> {
-        match direction {
-            Direction::Read => &mut self.read,
-            Direction::Write => &mut self.write,
+    fn side(&mut self, direction: Direction) -> Option<&mut Option<Box<Side>>> {
+        match (&mut self.watched, direction) {
+            (Watched::Sides { read, .. }, Direction::Read) => Some(read),
+            (Watched::Sides { write, .. }, Direction::Write) => Some(write),
+            (Watched::Object(_), _) => None,
         }
     }
 
-    fn interest(&self) -> Interest {
-        let on = |side: &Option<Side>| side.as_ref().is_some_and(|side| side.on);
-        Interest {
-            readable: on(&self.read),
-            writable: on(&self.write),
+    fn watcher(&self, direction: Direction) -> Option<&Rc<dyn Watcher>> {
+        match (&self.watched, direction) {
+            (Watched::Object(watcher), _) => Some(watcher),
+            (Watched::Sides { read: side, .. }, Direction::Read)
+            | (Watched::Sides { write: side, .. }, Direction::Write) => {
+                side.as_ref().map(|side| &side.watcher)
+            }
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(
+            self.watched,
+            Watched::Sides {
+                read: None,
+                write: None
+            }
+        )
     }
 }
 
@@ -113,6 +136,22 @@ pub(crate) struct Removed {
     sources: [Option<Source>; 2],
 }
 
+impl Removed {
+    fn of(side: Side, registered: Option<Source>) -> Self {
+        Self {
+            watcher: Some(side.watcher),
+            sources: [Some(side.source), registered],
+        }
+    }
+
+    /// Tells the watcher that its loop is closed.
+    pub(crate) fn let_go(&self) {
+        if let Some(watcher) = &self.watcher {
+            watcher.let_go();
+        }
+    }
+}
+
 impl Drop for Removed {
     fn drop(&mut self) {
         drop_quietly(self.watcher.take());
@@ -122,10 +161,49 @@ impl Drop for Removed {
     }
 }
 
+/// Finds the entry of a source: descriptors are small numbers, the least that is free each time.
+#[derive(Default)]
+struct Index {
+    /// By descriptor, one more than the slot; zero is nobody.
+    fds: Vec<u32>,
+    sims: HashMap<u64, u32>,
+}
+
+impl Index {
+    fn get(&self, id: SourceId) -> Option<u32> {
+        match id {
+            SourceId::Fd(fd) => {
+                let at = usize::try_from(fd).ok()?;
+                self.fds.get(at)?.checked_sub(1)
+            }
+            SourceId::Sim(sim) => self.sims.get(&sim).copied(),
+        }
+    }
+
+    fn set(&mut self, id: SourceId, slot: Option<u32>) {
+        match (id, slot) {
+            (SourceId::Fd(fd), slot) => {
+                let Ok(at) = usize::try_from(fd) else { return };
+                if at >= self.fds.len() {
+                    self.fds.resize(at + 1, 0);
+                }
+                self.fds[at] = slot.map_or(0, |slot| slot + 1);
+            }
+            (SourceId::Sim(sim), Some(slot)) => drop(self.sims.insert(sim, slot)),
+            (SourceId::Sim(sim), None) => drop(self.sims.remove(&sim)),
+        }
+    }
+
+    fn shrink(&mut self) {
+        self.fds = Vec::new();
+        self.sims.shrink_to_fit();
+    }
+}
+
 #[derive(Default)]
 struct Entries {
     slab: Slab<Entry>,
-    by_source: HashMap<SourceId, u32>,
+    by_source: Index,
     generation: u32,
     sides: u64,
 }
@@ -136,6 +214,12 @@ pub(crate) struct Table {
     /// The registrations belong to the process that made them; a child leaves them alone.
     forks: u32,
     entries: RefCell<Entries>,
+}
+
+/// A side that is new, and what it has taken the place of.
+pub(crate) struct NewSide {
+    pub(crate) number: u64,
+    pub(crate) replaced: Option<Removed>,
 }
 
 impl Table {
@@ -162,241 +246,274 @@ impl Table {
             .ok_or_else(|| LoopClosed.into())
     }
 
-    /// An owner unlike any other.
-    pub(crate) fn new_owner(&self) -> Owner {
-        let mut entries = self.entries.borrow_mut();
-        entries.sides += 1;
-        Owner::Object(entries.sides)
-    }
-
-    /// Watches one direction of a source, in place of whoever watched it before.
+    /// Watches one direction of a source for the program, in place of whoever watched it before.
     pub(crate) fn watch(
         &self,
         source: Source,
         direction: Direction,
-        owner: Owner,
         watcher: Rc<dyn Watcher>,
-        on: bool,
-    ) -> io::Result<(WatchKey, u64, Option<Removed>)> {
+    ) -> io::Result<NewSide> {
         // `as_fd` is the user's code: it is called before anything is borrowed.
         let id = SourceId::of(&source);
         let mut entries = self.entries.borrow_mut();
         entries.sides += 1;
         let number = entries.sides;
-        let side = Side {
+        let side = Box::new(Side {
             number,
             watcher,
             source: source.clone(),
-            on,
-            queued: false,
-        };
-
-        let known = entries.by_source.get(&id).copied();
-        let (slot, before, replaced) = match known {
-            Some(slot) => {
-                let entry = &mut entries.slab[slot as usize];
-                if entry.owner != owner {
-                    drop(entries);
-                    return Err(in_use(id));
-                }
-                let before = entry.interest();
-                let replaced = entry.side(direction).replace(side);
-                (slot, Some(before), replaced)
-            }
-            None => {
-                entries.generation = WatchKey::next_generation(entries.generation);
-                let generation = entries.generation;
-                let mut entry = Entry {
-                    generation,
-                    owner,
-                    id,
+        });
+        let known = entries.by_source.get(id);
+        let slot = match known {
+            Some(slot) => slot,
+            None => entries.insert(
+                id,
+                Interest::NONE,
+                Watched::Sides {
                     read: None,
                     write: None,
-                };
-                *entry.side(direction) = Some(side);
-                let slot = entries.slab.insert(entry) as u32;
-                entries.by_source.insert(id, slot);
-                (slot, None, None)
-            }
+                },
+            ),
         };
-        let entry = &entries.slab[slot as usize];
-        let key = WatchKey {
-            slot,
-            generation: entry.generation,
+        let entry = &mut entries.slab[slot as usize];
+        let before = entry.on;
+        let Some(seat) = entry.side(direction) else {
+            drop(entries);
+            return Err(in_use(id));
         };
-        let interest = entry.interest();
+        let replaced = seat.replace(side);
+        // A side that has taken another's place is not the one that was ready.
+        entry.queued.set(direction, false);
+        entry.on.set(direction, true);
+        let (key, on) = (entry.key(slot), entry.on);
         drop(entries);
 
-        // The selector may be the caller's, and asks the source for its descriptor.
-        let told = panic::catch_unwind(AssertUnwindSafe(|| {
-            let selector = self.reach()?;
-            match before {
-                None => selector.add(key.packed(), source, interest),
-                Some(before) if before == interest => Ok(()),
-                Some(_) => selector.modify(key.packed(), interest),
-            }
-        }));
+        let told = self.tell(key, source, known.is_none(), before, on);
         if !matches!(told, Ok(Ok(()))) {
             // As it was before: the earlier side back in its seat, or no entry at all.
             let undone = self.undo(key, direction, replaced);
             drop(undone);
-            return match told {
-                Ok(told) => told.and(Err(io::ErrorKind::Other.into())),
-                Err(payload) => panic::resume_unwind(payload),
-            };
+            return told_error(told);
         }
-        Ok((key, number, replaced.map(|side| Removed::of(side, None))))
+        let replaced = replaced.map(|side| Removed::of(*side, None));
+        Ok(NewSide { number, replaced })
     }
 
-    fn undo(&self, key: WatchKey, direction: Direction, before: Option<Side>) -> Option<Side> {
+    /// Watches a source for one object, which nobody else may watch meanwhile.
+    ///
+    /// With no interest at all the system is not asked whether it can be watched.
+    pub(crate) fn watch_object(
+        &self,
+        source: Source,
+        on: Interest,
+        watcher: Rc<dyn Watcher>,
+    ) -> io::Result<WatchKey> {
+        let id = SourceId::of(&source);
         let mut entries = self.entries.borrow_mut();
-        let entry = entries.slab.get_mut(key.slot as usize)?;
-        let refused = std::mem::replace(entry.side(direction), before);
-        if entry.read.is_none() && entry.write.is_none() {
-            let id = entry.id;
-            entries.slab.remove(key.slot as usize);
-            entries.by_source.remove(&id);
+        if entries.by_source.get(id).is_some() {
+            drop(entries);
+            return Err(in_use(id));
+        }
+        let slot = entries.insert(id, on, Watched::Object(watcher));
+        let key = entries.slab[slot as usize].key(slot);
+        drop(entries);
+
+        let told = self.tell(key, source, true, Interest::NONE, on);
+        if !matches!(told, Ok(Ok(()))) {
+            let undone = self.entries.borrow_mut().remove(key);
+            drop(undone);
+            return told_error(told);
+        }
+        Ok(key)
+    }
+
+    /// Tells the selector, which may be the caller's, and asks the source for its descriptor.
+    fn tell(
+        &self,
+        key: WatchKey,
+        source: Source,
+        new: bool,
+        before: Interest,
+        on: Interest,
+    ) -> std::thread::Result<io::Result<()>> {
+        panic::catch_unwind(AssertUnwindSafe(|| {
+            let selector = self.reach()?;
+            if new {
+                selector.add(key.packed(), source, on)
+            } else if before == on {
+                Ok(())
+            } else {
+                selector.modify(key.packed(), on)
+            }
+        }))
+    }
+
+    fn undo(
+        &self,
+        key: WatchKey,
+        direction: Direction,
+        before: Option<Box<Side>>,
+    ) -> Option<Box<Side>> {
+        let mut entries = self.entries.borrow_mut();
+        let entry = entries.get(key)?;
+        entry.on.set(direction, before.is_some());
+        let refused = std::mem::replace(entry.side(direction)?, before);
+        if entry.is_empty() {
+            entries.remove(key);
         }
         refused
     }
 
-    /// Turns the interest of one side on or off.
+    /// Turns the interest of one direction on or off.
     pub(crate) fn set_on(&self, key: WatchKey, direction: Direction, on: bool) -> io::Result<()> {
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get(key) else {
             return Ok(());
         };
-        let Some(side) = entry.side(direction) else {
-            return Ok(());
-        };
-        if std::mem::replace(&mut side.on, on) == on {
+        if entry.watcher(direction).is_none() || entry.on.get(direction) == on {
             return Ok(());
         }
-        let interest = entry.interest();
+        entry.on.set(direction, on);
+        let interest = entry.on;
         drop(entries);
         let told = self
             .reach()
             .and_then(|selector| selector.modify(key.packed(), interest));
-        if told.is_err() {
-            let mut entries = self.entries.borrow_mut();
-            if let Some(side) = entries
-                .get(key)
-                .and_then(|entry| entry.side(direction).as_mut())
-            {
-                side.on = !on;
-            }
+        if told.is_err()
+            && let Some(entry) = self.entries.borrow_mut().get(key)
+        {
+            entry.on.set(direction, !on);
         }
         told
     }
 
-    /// Stops watching one side; with `number`, only if it is still that one.
+    /// Stops watching one direction for the program; with `number`, only if it is still that side.
     pub(crate) fn unwatch(
         &self,
-        key: WatchKey,
+        id: SourceId,
         direction: Direction,
         number: Option<u64>,
     ) -> Option<Removed> {
         let mut entries = self.entries.borrow_mut();
-        let entry = entries.get(key)?;
-        let before = entry.interest();
+        let slot = entries.by_source.get(id)?;
+        let entry = &mut entries.slab[slot as usize];
+        let before = entry.on;
         let side = entry
-            .side(direction)
+            .side(direction)?
             .take_if(|side| number.is_none_or(|n| n == side.number))?;
-        let (interest, id) = (entry.interest(), entry.id);
-        let empty = entry.read.is_none() && entry.write.is_none();
+        entry.on.set(direction, false);
+        let (key, on, empty) = (entry.key(slot), entry.on, entry.is_empty());
         if empty {
-            entries.slab.remove(key.slot as usize);
-            entries.by_source.remove(&id);
+            entries.remove(key);
         }
         drop(entries);
 
-        let selector = self.selector();
-        let registered = match selector {
+        let registered = match self.selector() {
             Some(selector) if empty => selector.delete(key.packed()),
-            Some(selector) if interest != before => {
+            Some(selector) if on != before => {
                 // A failure here means that the descriptor is gone: nothing is reported any more.
-                let _ = selector.modify(key.packed(), interest);
+                let _ = selector.modify(key.packed(), on);
                 None
             }
             _ => None,
         };
-        Some(Removed::of(side, registered))
+        Some(Removed::of(*side, registered))
     }
 
-    /// The entry of a source, and who owns it.
-    pub(crate) fn find(&self, id: SourceId) -> Option<(WatchKey, Owner)> {
-        let entries = self.entries.borrow();
-        let slot = *entries.by_source.get(&id)?;
-        let entry = &entries.slab[slot as usize];
-        Some((
-            WatchKey {
-                slot,
-                generation: entry.generation,
-            },
-            entry.owner,
-        ))
+    /// Stops watching for an object.
+    pub(crate) fn unwatch_object(&self, key: WatchKey) -> Option<Removed> {
+        let removed = {
+            let mut entries = self.entries.borrow_mut();
+            entries
+                .get(key)
+                .filter(|entry| matches!(entry.watched, Watched::Object(_)))?;
+            entries.remove(key)
+        };
+        let watcher = match removed?.watched {
+            Watched::Object(watcher) => Some(watcher),
+            Watched::Sides { .. } => None,
+        };
+        let registered = self
+            .selector()
+            .and_then(|selector| selector.delete(key.packed()));
+        Some(Removed {
+            watcher,
+            sources: [registered, None],
+        })
+    }
+
+    /// Whether a source is watched by anybody.
+    pub(crate) fn is_watched(&self, id: SourceId) -> bool {
+        self.entries.borrow().by_source.get(id).is_some()
     }
 
     /// The items that a report makes: the reader's before the writer's.
+    #[inline]
     pub(crate) fn ready(&self, report: Readiness) -> [Option<(WatchKey, Direction)>; 2] {
         let key = WatchKey::unpacked(report.key);
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get(key) else {
             return [None, None];
         };
-        let mut queue = |ready: bool, direction: Direction| match entry.side(direction) {
-            Some(side) if ready && side.on && !side.queued => {
-                side.queued = true;
-                Some((key, direction))
-            }
-            _ => None,
-        };
+        let read = report.readable && entry.on.readable && !entry.queued.readable;
+        let write = report.writable && entry.on.writable && !entry.queued.writable;
+        entry.queued.readable |= read;
+        entry.queued.writable |= write;
         [
-            queue(report.readable, Direction::Read),
-            queue(report.writable, Direction::Write),
+            read.then_some((key, Direction::Read)),
+            write.then_some((key, Direction::Write)),
         ]
     }
 
     /// Who is behind an item, when the line has come to it.
+    #[inline]
     pub(crate) fn arrived(&self, key: WatchKey, direction: Direction) -> Option<Rc<dyn Watcher>> {
         let mut entries = self.entries.borrow_mut();
-        let side = entries.get(key)?.side(direction).as_mut()?;
-        // A side that has taken another's place was not the one that is ready.
-        std::mem::take(&mut side.queued).then(|| Rc::clone(&side.watcher))
+        let entry = entries.get(key)?;
+        if !entry.queued.get(direction) {
+            return None;
+        }
+        entry.queued.set(direction, false);
+        entry.watcher(direction).cloned()
     }
 
     /// Whether a descriptor is watched that could bring something from outside.
     pub(crate) fn has_outside(&self) -> bool {
-        let entries = self.entries.borrow();
-        let mut watched = entries.slab.iter().map(|(_, entry)| entry);
-        watched.any(|entry| matches!(entry.id, SourceId::Fd(_)) && !entry.interest().is_none())
+        self.outside_watchers()
+            .iter()
+            .any(|(_, watcher)| watcher.is_outside())
     }
 
     /// Names every descriptor that could bring something from outside.
     pub(crate) fn outside(&self) -> Vec<(i32, &'static Location<'static>)> {
-        let watchers: Vec<_> = {
-            let entries = self.entries.borrow();
-            let watched = entries.slab.iter().filter_map(|(_, entry)| {
-                let SourceId::Fd(fd) = entry.id else {
-                    return None;
-                };
-                let sides = [&entry.read, &entry.write];
-                let side = sides.into_iter().flatten().find(|side| side.on)?;
-                Some((fd, Rc::clone(&side.watcher)))
-            });
-            watched.collect()
-        };
-        watchers
+        self.outside_watchers()
             .into_iter()
+            .filter(|(_, watcher)| watcher.is_outside())
             .map(|(fd, watcher)| (fd, watcher.place()))
             .collect()
+    }
+
+    fn outside_watchers(&self) -> Vec<(i32, Rc<dyn Watcher>)> {
+        let entries = self.entries.borrow();
+        let watched = entries.slab.iter().filter_map(|(_, entry)| {
+            let SourceId::Fd(fd) = entry.id else {
+                return None;
+            };
+            let direction = match entry.on {
+                Interest { readable: true, .. } => Direction::Read,
+                Interest { writable: true, .. } => Direction::Write,
+                _ => return None,
+            };
+            Some((fd, Rc::clone(entry.watcher(direction)?)))
+        });
+        watched.collect()
     }
 
     /// Gives back the memory of entries that are all gone.
     pub(crate) fn shrink(&self) {
         let mut entries = self.entries.borrow_mut();
         entries.slab.shrink_to_fit();
-        entries.by_source.shrink_to_fit();
+        entries.by_source.shrink();
     }
 
     /// Leaves the selector to the process that made it.
@@ -410,41 +527,86 @@ impl Table {
         loop {
             let next = {
                 let entries = self.entries.borrow();
-                let mut sides = entries.slab.iter().map(|(slot, entry)| {
-                    let key = WatchKey {
-                        slot: slot as u32,
-                        generation: entry.generation,
+                let mut slots = entries.slab.iter();
+                slots.next().map(|(slot, entry)| {
+                    let direction = match &entry.watched {
+                        Watched::Object(_) => None,
+                        Watched::Sides { read: Some(_), .. } => Some(Direction::Read),
+                        Watched::Sides { .. } => Some(Direction::Write),
                     };
-                    let direction = if entry.read.is_some() {
-                        Direction::Read
-                    } else {
-                        Direction::Write
-                    };
-                    (key, direction)
-                });
-                sides.next()
+                    (entry.key(slot as u32), entry.id, direction)
+                })
             };
-            let Some((key, direction)) = next else { break };
-            removed.extend(self.unwatch(key, direction, None));
+            match next {
+                Some((_, id, Some(direction))) => {
+                    removed.extend(self.unwatch(id, direction, None));
+                }
+                Some((key, _, None)) => removed.extend(self.unwatch_object(key)),
+                None => break,
+            }
         }
         (removed, self.selector.borrow_mut().take())
     }
 }
 
+impl Entry {
+    fn key(&self, slot: u32) -> WatchKey {
+        WatchKey {
+            slot,
+            generation: self.generation,
+        }
+    }
+}
+
 impl Entries {
+    #[inline]
     fn get(&mut self, key: WatchKey) -> Option<&mut Entry> {
         self.slab
             .get_mut(key.slot as usize)
             .filter(|entry| entry.generation == key.generation)
     }
+
+    fn insert(&mut self, id: SourceId, on: Interest, watched: Watched) -> u32 {
+        self.generation = WatchKey::next_generation(self.generation);
+        let slot = self.slab.insert(Entry {
+            generation: self.generation,
+            on,
+            queued: Interest::NONE,
+            id,
+            watched,
+        }) as u32;
+        self.by_source.set(id, Some(slot));
+        slot
+    }
+
+    fn remove(&mut self, key: WatchKey) -> Option<Entry> {
+        self.get(key)?;
+        let entry = self.slab.remove(key.slot as usize);
+        self.by_source.set(entry.id, None);
+        Some(entry)
+    }
 }
 
-impl Removed {
-    fn of(side: Side, registered: Option<Source>) -> Self {
-        Self {
-            watcher: Some(side.watcher),
-            sources: [Some(side.source), registered],
+impl Interest {
+    fn get(self, direction: Direction) -> bool {
+        match direction {
+            Direction::Read => self.readable,
+            Direction::Write => self.writable,
         }
+    }
+
+    fn set(&mut self, direction: Direction, on: bool) {
+        match direction {
+            Direction::Read => self.readable = on,
+            Direction::Write => self.writable = on,
+        }
+    }
+}
+
+fn told_error<T>(told: std::thread::Result<io::Result<()>>) -> io::Result<T> {
+    match told {
+        Ok(told) => told.and(Err(io::ErrorKind::Other.into())),
+        Err(payload) => panic::resume_unwind(payload),
     }
 }
 
