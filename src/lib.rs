@@ -90,6 +90,11 @@ mod ready;
 mod record;
 mod remote;
 mod report;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "what connects and what listens will call it")
+)]
+mod resolve;
 mod run;
 mod selector;
 mod socket;
@@ -115,6 +120,7 @@ pub use self::handle::{current, try_current};
 pub use self::promise::{DoneHandle, Promise, Resolver};
 pub use self::remote::{Hold, RemoteCall, RemoteHandle, RemoteTask};
 pub use self::report::{ExceptionContext, PanicPolicy, SlowCallback};
+pub use self::resolve::{Family, LookupFlags, Service};
 pub use self::run::run;
 pub use self::selector::{Interest, Readiness, Selector, SimId, Source, default_selector};
 pub use self::socket::{ByteStream, Watchable};

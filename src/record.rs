@@ -133,6 +133,8 @@ pub(crate) enum On {
     Task(u32),
     Read(i32),
     Write(i32),
+    /// The addresses of a name.
+    Lookup,
     /// To be asked to end.
     Cancellation,
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing above this folder contains `unsafe`. Each block names the contract it relies on.
 
+pub(crate) mod addrinfo;
 #[cfg(all(target_os = "linux", not(coloop_poller_wait)))]
 pub(crate) mod epoll;
 pub(crate) mod fork;

@@ -24,9 +24,9 @@ use coloop::policy::{self, DefaultPolicy, NoCurrentLoop};
 use coloop::testing::{self, Memory};
 use coloop::{
     Bell, ByteStream, Cancelled, Clock, Context, ContextVar, EventLoop, ExceptionContext, Interest,
-    JoinError, LocalBoxFuture, LoopHandle, PanicPolicy, Payload, Readiness, Selector, Source, Task,
-    TaskBuilder, TaskFactory, TaskRef, Watched, cancelled, current, current_task, default_selector,
-    defer_cancel, sleep, timeout, try_current, until_cancelled, yield_now,
+    JoinError, LocalBoxFuture, LookupFlags, LoopHandle, PanicPolicy, Payload, Readiness, Selector,
+    Source, Task, TaskBuilder, TaskFactory, TaskRef, Watched, cancelled, current, current_task,
+    default_selector, defer_cancel, sleep, timeout, try_current, until_cancelled, yield_now,
 };
 
 use crate::fd::{pair, send};
@@ -654,6 +654,13 @@ const VERBS: &[Verb] = &[
     }),
     ("testing::run_virtual", |_| {
         may_panic(|| testing::run_virtual(async { yield_now().await }));
+    }),
+    // resolve
+    ("LookupFlags::from_bits", |_| {
+        assert_eq!(LookupFlags::from_bits(0), LookupFlags::default());
+    }),
+    ("LookupFlags::bits", |_| {
+        assert_ne!(LookupFlags::PASSIVE.bits(), 0);
     }),
     // time
     ("sleep", |_| poll_in_loop(sleep(SECOND))),
