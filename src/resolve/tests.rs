@@ -545,6 +545,9 @@ fn fault_h6_sixty_four_hanging_look_ups_do_not_hold_up_the_loop() {
         [address("1.2.3.4:80")]
     );
 
+    let mut outside = pin!(bench.lookup("of.nobody"));
+    let mut cx = PollContext::from_waker(Waker::noop());
+    assert!(outside.as_mut().poll(&mut cx).is_pending());
     bench.event_loop.close().unwrap();
     assert!(tasks.iter().all(|task| task.is_finished()));
     gate.open();
@@ -648,6 +651,7 @@ fn a_pending_look_up_shows_in_its_task_and_holds_a_virtual_clock() {
     assert_eq!(answer.unwrap().unwrap(), found().unwrap());
     assert_eq!(clock.now(), began, "it has not jumped to the deadline");
     assert!(letters.holds().is_empty());
+    assert!(bench.event_loop.0.records.waits().is_empty());
     bench.event_loop.run_until_complete(sleep(HOUR)).unwrap();
     assert_eq!(clock.now(), began + HOUR, "and is free again");
     bench.end();
