@@ -74,8 +74,10 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests fail by panicking"))]
 
+mod address;
 mod callback;
 mod clock;
+mod connection;
 mod context;
 mod core;
 mod doorbell;
@@ -83,6 +85,8 @@ mod error;
 mod event_loop;
 mod handle;
 mod key;
+#[cfg(unix)]
+mod net;
 pub mod policy;
 mod promise;
 mod random;
@@ -90,10 +94,6 @@ mod ready;
 mod record;
 mod remote;
 mod report;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "what connects and what listens will call it")
-)]
 mod resolve;
 mod run;
 mod selector;
@@ -107,8 +107,14 @@ mod watch;
 
 pub use futures::future::LocalBoxFuture;
 
+pub use self::address::Address;
 pub use self::callback::{Handle, TimerHandle};
 pub use self::clock::{Clock, SystemClock};
+pub use self::connection::{
+    AnyProtocol, Buffered, BufferedProtocol, Closed, Eof, Factory, Protocol, ProtocolHandle, Seat,
+    SeatError, ServerFactory, Transport, Unreachable, WriteLimits, WriteRefused, buffered, seat,
+    seat_buffered,
+};
 pub use self::context::{Context, ContextVar, Token, WrongToken};
 pub use self::core::LoopHandle;
 pub use self::doorbell::Bell;
@@ -117,6 +123,11 @@ pub use self::error::{
 };
 pub use self::event_loop::{Builder, EventLoop, Turn};
 pub use self::handle::{current, try_current};
+#[cfg(unix)]
+pub use self::net::{
+    ConnectAttempt, ConnectErrors, ConnectSocket, CreateConnection, CreateServer, Endpoint,
+    ServeSocket, Server, ServerSocket, WaitClosed,
+};
 pub use self::promise::{DoneHandle, Promise, Resolver};
 pub use self::remote::{Hold, RemoteCall, RemoteHandle, RemoteTask};
 pub use self::report::{ExceptionContext, PanicPolicy, SlowCallback};

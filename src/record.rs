@@ -137,6 +137,10 @@ pub(crate) enum On {
     Lookup,
     /// To be asked to end.
     Cancellation,
+    /// The end of a connection.
+    Connection,
+    /// The end of a server and of its connections.
+    Server,
 }
 
 /// A leaf operation that is pending.

@@ -63,7 +63,11 @@ impl Core {
         self.line.shrink();
         self.records.shrink();
         self.table.shrink();
-        drop((self.reported.take(), self.due.take()));
+        drop((
+            self.reported.take(),
+            self.due.take(),
+            self.read_buffer.take(),
+        ));
         move_out(self);
     }
 }

@@ -108,6 +108,8 @@ pub(crate) struct Core {
     /// Scratch of the turn, empty between its steps.
     reported: Cell<Vec<Readiness>>,
     due: Cell<Vec<Due>>,
+    /// What sockets are read into, lent to one at a time.
+    read_buffer: Cell<Option<Box<[u8]>>>,
     /// Where the running item was made, and the task it is, for reports.
     here: Cell<Option<&'static Location<'static>>>,
     here_task: Cell<Option<Rc<str>>>,
@@ -118,6 +120,9 @@ pub(crate) struct Core {
     runs: Cell<u32>,
     forks: u32,
 }
+
+/// The most that one call of a protocol is given, asyncio's figure.
+const READ_BUFFER: usize = 256 * 1024;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -169,6 +174,7 @@ impl Core {
             pace: Pace::new(parts.poll_every, parts.own_selector),
             reported: Cell::default(),
             due: Cell::default(),
+            read_buffer: Cell::new(None),
             here: Cell::new(None),
             here_task: Cell::new(None),
             escaped: Cell::new(None),
@@ -241,6 +247,20 @@ impl Core {
             .borrow_mut()
             .insert(TypeId::of::<T>(), value);
         drop(before);
+    }
+
+    /// Lends the buffer that sockets are read into.
+    #[inline]
+    pub(crate) fn lend_buffer(&self) -> Box<[u8]> {
+        match self.read_buffer.take() {
+            Some(buffer) => buffer,
+            None => vec![0; READ_BUFFER].into_boxed_slice(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn return_buffer(&self, buffer: Box<[u8]>) {
+        self.read_buffer.set(Some(buffer));
     }
 
     /// Puts an item in the line from the loop's home thread: letters that came before go first.

@@ -142,6 +142,8 @@ impl TaskRef {
                     On::Write(fd) => WaitOn::Writable(fd),
                     On::Lookup => WaitOn::Lookup,
                     On::Cancellation => WaitOn::Cancellation,
+                    On::Connection => WaitOn::Connection,
+                    On::Server => WaitOn::Server,
                 },
                 place: wait.place,
                 since: origin.instant(wait.since),
@@ -218,6 +220,10 @@ pub enum WaitOn {
     Lookup,
     /// To be asked to end.
     Cancellation,
+    /// The end of a connection.
+    Connection,
+    /// The end of a server and of its connections.
+    Server,
 }
 
 /// Returns the task that is being polled in this thread; `None` in a callback or outside a loop.

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::address::Address;
 use crate::core::LoopHandle;
 use crate::doorbell::Bell;
 use crate::selector::{Interest, Readiness, Selector, SimId, Source};
@@ -296,6 +297,14 @@ impl ByteStream for MemoryStream {
             }
         }
         Ok(total)
+    }
+
+    fn local_address(&self) -> Option<Address> {
+        Some(Address::Memory(self.id.0))
+    }
+
+    fn peer_address(&self) -> Option<Address> {
+        Some(Address::Memory(self.peer.0))
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {

@@ -2,10 +2,11 @@
 //!
 //! [`Clock`] stands still until the loop has nothing to do but wait, and then jumps to the next
 //! deadline; a day of timeouts takes no time. [`stream_pair`] makes two ends of a connection that
-//! exists only in memory. [`run`] and [`run_virtual`] are what `#[coloop::test]` calls.
+//! exists only in memory, and [`Wire`] a transport between two protocols. [`run`] and [`run_virtual`] are what `#[coloop::test]` calls.
 
 mod clock;
 mod memory;
+mod wire;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -13,6 +14,7 @@ use std::rc::Rc;
 
 pub use self::clock::Clock;
 pub use self::memory::{Memory, MemoryStream, stream_pair};
+pub use self::wire::Wire;
 use crate::error::RunError;
 use crate::event_loop::{Builder, EventLoop};
 use crate::selector::default_selector;

@@ -8,8 +8,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
-use std::future::{Future, pending};
+use std::future::{Future, IntoFuture, pending};
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{self, AssertUnwindSafe, resume_unwind};
@@ -21,12 +22,14 @@ use std::task::{Context as PollContext, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use coloop::policy::{self, DefaultPolicy, NoCurrentLoop};
-use coloop::testing::{self, Memory};
+use coloop::testing::{self, Memory, Wire};
 use coloop::{
-    Bell, ByteStream, Cancelled, Clock, Context, ContextVar, EventLoop, ExceptionContext, Interest,
-    JoinError, LocalBoxFuture, LookupFlags, LoopHandle, PanicPolicy, Payload, Readiness, Selector,
-    Source, Task, TaskBuilder, TaskFactory, TaskRef, Watched, cancelled, current, current_task,
-    default_selector, defer_cancel, sleep, timeout, try_current, until_cancelled, yield_now,
+    Address, Bell, BufferedProtocol, ByteStream, Cancelled, Clock, Context, ContextVar, Eof,
+    EventLoop, ExceptionContext, Family, Interest, JoinError, LocalBoxFuture, LookupFlags,
+    LoopHandle, PanicPolicy, Payload, Protocol, Readiness, Seat, Selector, Server, Source, Task,
+    TaskBuilder, TaskFactory, TaskRef, Transport, Watched, WriteLimits, buffered, cancelled,
+    current, current_task, default_selector, defer_cancel, seat, seat_buffered, sleep, timeout,
+    try_current, until_cancelled, yield_now,
 };
 
 use crate::fd::{pair, send};
@@ -222,6 +225,21 @@ impl World {
         (limited, handle)
     }
 
+    /// A transport in memory; its loop may be closed already.
+    fn wire(&self) -> Rc<dyn Transport> {
+        Wire::connect(&self.handle, 64, mute, mute).0.0
+    }
+
+    /// Looks at a new server, where a loop runs in which one can be made.
+    fn server(&self, look: impl FnOnce(&Server)) {
+        let mut making = self.handle.create_server_on(mute, listener()).into_future();
+        let mut cx = PollContext::from_waker(Waker::noop());
+        if let Poll::Ready(Ok(server)) = making.as_mut().poll(&mut cx) {
+            look(&server);
+            server.close();
+        }
+    }
+
     fn watched(&self) -> Option<(UnixStream, Watched<Rc<UnixStream>>)> {
         let (peer, socket) = pair();
         Some((peer, self.handle.watch(socket).ok()?))
@@ -249,6 +267,43 @@ fn may_panic(f: impl FnOnce()) {
     let _ = panic::catch_unwind(AssertUnwindSafe(f));
 }
 
+/// A protocol that says nothing.
+struct Mute;
+impl Protocol for Mute {
+    fn data_received(&mut self, _: &Rc<dyn Transport>, _: &[u8]) {}
+}
+
+fn mute() -> Mute {
+    Mute
+}
+
+/// A protocol that lends its memory.
+#[derive(Default)]
+struct Lender([u8; 8]);
+impl BufferedProtocol for Lender {
+    fn get_buffer(&mut self, _: Option<usize>) -> &mut [u8] {
+        &mut self.0
+    }
+    fn buffer_updated(&mut self, _: &Rc<dyn Transport>, _: usize) {}
+}
+
+fn a_seat() -> Seat {
+    Seat::new(seat(Mute).0)
+}
+
+fn here() -> Address {
+    Address::Inet(([127, 0, 0, 1], 0).into())
+}
+
+/// One end of a pair of sockets; the other is closed.
+fn near_end() -> UnixStream {
+    UnixStream::pair().unwrap().0
+}
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
 // ---- Verbs -------------------------------------------------------------------------------------
 
 static VARIABLE: ContextVar<u32> = ContextVar::new("variable");
@@ -263,6 +318,194 @@ type Verb = (&'static str, fn(&World));
 
 /// One for each public function, by its type and name.
 const VERBS: &[Verb] = &[
+    // address
+    ("Address::as_inet", |_| ignore(here().as_inet())),
+    ("Address::ip", |_| ignore(here().ip())),
+    ("Address::port", |_| assert_eq!(here().port(), Some(0))),
+    // connection
+    ("buffered", |_| ignore(buffered(Lender::default))),
+    ("seat", |_| ignore(seat(Mute))),
+    ("seat_buffered", |_| {
+        ignore(seat_buffered(Lender::default()));
+    }),
+    ("ProtocolHandle::with", |_| {
+        seat(Mute).1.with(|_| ()).unwrap();
+    }),
+    ("ProtocolHandle::closed", |_| {
+        poll_once(seat(Mute).1.closed());
+    }),
+    ("WriteLimits::high", |_| ignore(WriteLimits::high(1))),
+    ("WriteLimits::low", |_| ignore(WriteLimits::low(1))),
+    ("dyn::fact", |w| {
+        ignore(w.wire().fact::<u32>());
+    }),
+    ("Seat::new", |_| ignore(a_seat())),
+    ("Seat::is_free", |_| assert!(a_seat().is_free())),
+    ("Seat::is_buffered", |_| assert!(!a_seat().is_buffered())),
+    ("Seat::set_protocol", |_| {
+        a_seat().set_protocol(seat(Mute).0);
+    }),
+    ("Seat::connection_made", |w| {
+        a_seat().connection_made(&w.wire()).unwrap();
+    }),
+    ("Seat::data_received", |w| {
+        a_seat().data_received(&w.wire(), b"x").unwrap();
+    }),
+    ("Seat::read_with", |w| {
+        let seat = Seat::new(seat_buffered(Lender::default()).0);
+        let read = seat.read_with(&w.wire(), None, &mut |_| Ok(1));
+        assert_eq!(read.unwrap().unwrap(), 1);
+    }),
+    ("Seat::eof_received", |w| {
+        assert_eq!(a_seat().eof_received(&w.wire()).unwrap(), Eof::Close);
+    }),
+    ("Seat::connection_lost", |w| {
+        a_seat().connection_lost(&w.wire(), &mut None).unwrap();
+    }),
+    ("Seat::let_go", |_| a_seat().let_go()),
+    ("Seat::set_writing_paused", |_| {
+        assert!(a_seat().set_writing_paused(true));
+    }),
+    ("Seat::is_writing_paused", |_| {
+        assert!(!a_seat().is_writing_paused());
+    }),
+    ("Seat::silence", |_| a_seat().silence()),
+    ("Seat::tell_flow", |w| {
+        a_seat().tell_flow(&w.wire()).unwrap();
+    }),
+    ("testing::Wire::connect", |w| ignore(w.wire())),
+    // net
+    ("LoopHandle::create_connection", |w| {
+        poll_in_loop(
+            w.handle
+                .create_connection(mute, "127.0.0.1:9")
+                .into_future(),
+        );
+    }),
+    ("LoopHandle::create_connection_on", |w| {
+        poll_in_loop(
+            w.handle
+                .create_connection_on(mute, near_end())
+                .into_future(),
+        );
+    }),
+    ("LoopHandle::connect_accepted_socket", |w| {
+        poll_in_loop(
+            w.handle
+                .connect_accepted_socket(mute, near_end())
+                .into_future(),
+        );
+    }),
+    ("LoopHandle::create_connection_over", |w| {
+        let near = Rc::new(near_end());
+        poll_in_loop(w.handle.create_connection_over(mute, near));
+    }),
+    ("ConnectErrors::attempts", |_| {}),
+    ("ConnectSocket::delay", |w| {
+        poll_in_loop(
+            w.handle
+                .create_connection_on(mute, near_end())
+                .delay()
+                .into_future(),
+        );
+    }),
+    ("CreateConnection::delay", |w| {
+        ignore(w.handle.create_connection(mute, "nowhere").delay());
+    }),
+    ("CreateConnection::family", |w| {
+        ignore(
+            w.handle
+                .create_connection(mute, "nowhere")
+                .family(Family::V6),
+        );
+    }),
+    ("CreateConnection::flags", |w| {
+        let flags = LookupFlags::default();
+        ignore(w.handle.create_connection(mute, "nowhere").flags(flags));
+    }),
+    ("CreateConnection::local_addr", |w| {
+        ignore(
+            w.handle
+                .create_connection(mute, "nowhere")
+                .local_addr("here"),
+        );
+    }),
+    ("CreateConnection::proto", |w| {
+        ignore(w.handle.create_connection(mute, "nowhere").proto(6));
+    }),
+    ("LoopHandle::create_server", |w| {
+        poll_in_loop(w.handle.create_server(mute, "127.0.0.1:0").into_future());
+    }),
+    ("LoopHandle::create_server_on", |w| {
+        poll_in_loop(w.handle.create_server_on(mute, listener()).into_future());
+    }),
+    ("CreateServer::backlog", |w| {
+        ignore(w.handle.create_server(mute, 0).backlog(1));
+    }),
+    ("CreateServer::delay", |w| {
+        ignore(w.handle.create_server(mute, 0).delay());
+    }),
+    ("CreateServer::family", |w| {
+        ignore(w.handle.create_server(mute, 0).family(Family::V4));
+    }),
+    ("CreateServer::flags", |w| {
+        ignore(w.handle.create_server(mute, 0).flags(LookupFlags::PASSIVE));
+    }),
+    ("CreateServer::keep_alive", |w| {
+        ignore(w.handle.create_server(mute, 0).keep_alive());
+    }),
+    ("CreateServer::no_reuse_address", |w| {
+        ignore(w.handle.create_server(mute, 0).no_reuse_address());
+    }),
+    ("CreateServer::reuse_port", |w| {
+        ignore(w.handle.create_server(mute, 0).reuse_port());
+    }),
+    ("CreateServer::start_later", |w| {
+        ignore(w.handle.create_server(mute, 0).start_later());
+    }),
+    ("ServeSocket::backlog", |w| {
+        ignore(w.handle.create_server_on(mute, listener()).backlog(1));
+    }),
+    ("ServeSocket::delay", |w| {
+        ignore(w.handle.create_server_on(mute, listener()).delay());
+    }),
+    ("ServeSocket::start_later", |w| {
+        ignore(w.handle.create_server_on(mute, listener()).start_later());
+    }),
+    ("Server::handle", |w| {
+        w.server(|server| ignore(server.handle()));
+    }),
+    ("Server::start_serving", |w| {
+        w.server(|server| server.start_serving().unwrap());
+    }),
+    ("Server::serve_forever", |w| {
+        w.server(|server| poll_once(server.serve_forever()));
+    }),
+    ("Server::scope", |w| {
+        w.server(|server| poll_once(server.scope(pending::<()>())));
+    }),
+    ("Server::is_serving", |w| {
+        w.server(|server| assert!(server.is_serving()));
+    }),
+    ("Server::sockets", |w| {
+        w.server(|server| assert_eq!(server.sockets().len(), 1));
+    }),
+    ("Server::close", |w| w.server(Server::close)),
+    ("Server::close_clients", |w| {
+        w.server(Server::close_clients);
+    }),
+    ("Server::abort_clients", |w| {
+        w.server(Server::abort_clients);
+    }),
+    ("Server::wait_closed", |w| {
+        w.server(|server| poll_once(server.wait_closed()));
+    }),
+    ("ServerSocket::local_addr", |w| {
+        w.server(|server| assert!(server.sockets()[0].local_addr().port() > Some(0)));
+    }),
+    ("ServerSocket::with_fd", |w| {
+        w.server(|server| assert!(server.sockets()[0].with_fd(|_| ()).is_some()));
+    }),
     // callback
     ("Handle::cancel", |w| {
         ignore(w.handle.call_soon(|| ()).cancel());

@@ -1,0 +1,35 @@
+//! A connection: its transport, which moves bytes, and its protocol, which makes sense of them.
+//!
+//! | file | |
+//! | --- | --- |
+//! | `protocol` | the traits that a program implements |
+//! | `transport` | the trait that a program uses, and that other transports implement |
+//! | `seat` | where a transport keeps its protocol: no call is nested, no panic is lost |
+//! | `handle` | how a program reaches its protocol, and gets it back |
+//! | `factory` | what makes a protocol when a connection is made |
+//! | `outbox` | bytes that wait to be written, and the marks that say "enough" |
+//! | `stream` | the transport over any stream of bytes |
+//!
+//! What must always hold:
+//!
+//! 1. `connection_made`, then any number of `data_received`, at most one `eof_received`, then
+//!    `connection_lost`: once each, and nothing after it.
+//! 2. Nothing that a program calls calls it back. Every call of a protocol is an item of the line, or
+//!    comes right behind one: `pause_writing` and `resume_writing` that fall due within a call are
+//!    delivered as soon as it returns.
+//! 3. A protocol is out of its seat while it is called: no borrow is alive in foreign code.
+
+mod factory;
+mod handle;
+mod outbox;
+mod protocol;
+mod seat;
+mod stream;
+mod transport;
+
+pub use self::factory::{Buffered, Factory, ServerFactory, buffered};
+pub use self::handle::{Closed, ProtocolHandle, Unreachable};
+pub use self::protocol::{BufferedProtocol, Eof, Protocol};
+pub use self::seat::{AnyProtocol, Seat, SeatError, seat, seat_buffered};
+pub(crate) use self::stream::{Keeper, Opening, open};
+pub use self::transport::{Transport, WriteLimits, WriteRefused};
