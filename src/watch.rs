@@ -19,7 +19,7 @@ use crate::core::{Core, LoopHandle};
 use crate::error::{LoopClosed, drop_quietly};
 use crate::key::{Direction, WatchKey};
 use crate::record::On;
-use crate::selector::table::{SourceId, Wants, Watcher, in_use};
+use crate::selector::table::{Here, SourceId, Wants, Watcher, in_use};
 use crate::selector::{Interest, Source};
 use crate::socket::Watchable;
 
@@ -199,7 +199,8 @@ impl<F> Drop for Callback<F> {
 }
 
 impl<F: FnMut()> Watcher for Callback<F> {
-    fn ready(self: Rc<Self>, _: Direction) -> Wants {
+    fn ready(self: Rc<Self>, _: Direction, here: &Here) -> Wants {
+        here.set(Some(self.place));
         /// Puts the callback back also when it panics.
         struct Seated<'a, F>(&'a Cell<Option<F>>, Option<F>);
         impl<F> Drop for Seated<'_, F> {
@@ -287,7 +288,8 @@ impl Sides {
 }
 
 impl Watcher for Sides {
-    fn ready(self: Rc<Self>, direction: Direction) -> Wants {
+    fn ready(self: Rc<Self>, direction: Direction, here: &Here) -> Wants {
+        here.set(Some(self.place));
         let side = self.side(direction);
         let waiting = side.waiting.take();
         if waiting.is_empty() {

@@ -94,6 +94,7 @@ pub(crate) struct Core {
     extensions: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
     random: RefCell<Random>,
     clock: Rc<dyn Clock>,
+    virtual_clock: bool,
     origin: Origin,
     /// The last reading of the clock.
     now: Cell<Ticks>,
@@ -163,6 +164,7 @@ impl Core {
             has_task_factory: Cell::new(false),
             extensions: RefCell::default(),
             random: RefCell::new(parts.seed.map_or_else(Random::from_entropy, Random::new)),
+            virtual_clock: parts.clock.is_virtual(),
             clock: parts.clock,
             origin,
             now: Cell::new(Ticks(0)),
