@@ -91,6 +91,7 @@ mod record;
 mod remote;
 mod report;
 mod run;
+mod seat;
 mod selector;
 mod socket;
 mod sys;

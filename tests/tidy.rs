@@ -92,7 +92,10 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ),
     ("the default selector", &["selector/polling"]),
     ("the heart", &["core"]),
-    ("handles of callbacks", &["callback"]),
+    (
+        "callbacks: their handles, and where they sit",
+        &["callback", "seat"],
+    ),
     ("hands", &["handle"]),
     (
         "nouns with their verbs",
