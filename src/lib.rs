@@ -93,6 +93,8 @@ mod report;
 mod run;
 mod seat;
 mod selector;
+#[cfg(unix)]
+mod signal;
 mod socket;
 mod sys;
 mod task;
@@ -118,6 +120,8 @@ pub use self::remote::{Hold, RemoteCall, RemoteHandle, RemoteTask};
 pub use self::report::{ExceptionContext, PanicPolicy, SlowCallback};
 pub use self::run::run;
 pub use self::selector::{Interest, Readiness, Selector, SimId, Source, default_selector};
+#[cfg(unix)]
+pub use self::signal::{InvalidSignal, NextSignal, Signal, Signals};
 pub use self::socket::{ByteStream, Watchable};
 pub use self::task::{
     CancelledFuture, DeferCancel, Report, Shield, Task, TaskBuilder, TaskFactory, TaskRef,

@@ -133,6 +133,8 @@ pub(crate) enum On {
     Task(u32),
     Read(i32),
     Write(i32),
+    /// One of a stream's signals.
+    Signal,
     /// To be asked to end.
     Cancellation,
 }

@@ -6,3 +6,5 @@
 pub(crate) mod epoll;
 pub(crate) mod fork;
 pub(crate) mod poller;
+#[cfg(unix)]
+pub(crate) mod signal;

@@ -140,6 +140,7 @@ impl TaskRef {
                     }
                     On::Read(fd) => WaitOn::Readable(fd),
                     On::Write(fd) => WaitOn::Writable(fd),
+                    On::Signal => WaitOn::Signal,
                     On::Cancellation => WaitOn::Cancellation,
                 },
                 place: wait.place,
@@ -213,6 +214,8 @@ pub enum WaitOn {
     Readable(i32),
     /// This descriptor, to be writable.
     Writable(i32),
+    /// One of the signals of a stream.
+    Signal,
     /// To be asked to end.
     Cancellation,
 }

@@ -20,13 +20,15 @@ use std::sync::Arc;
 use std::task::{Context as PollContext, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use futures::Stream;
+
 use coloop::policy::{self, DefaultPolicy, NoCurrentLoop};
 use coloop::testing::{self, Memory};
 use coloop::{
     Bell, ByteStream, Cancelled, Clock, Context, ContextVar, EventLoop, ExceptionContext, Interest,
-    JoinError, LocalBoxFuture, LoopHandle, PanicPolicy, Payload, Readiness, Selector, Source, Task,
-    TaskBuilder, TaskFactory, TaskRef, Watched, cancelled, current, current_task, default_selector,
-    defer_cancel, sleep, timeout, try_current, until_cancelled, yield_now,
+    JoinError, LocalBoxFuture, LoopHandle, PanicPolicy, Payload, Readiness, Selector, Signal,
+    Source, Task, TaskBuilder, TaskFactory, TaskRef, Watched, cancelled, current, current_task,
+    default_selector, defer_cancel, sleep, timeout, try_current, until_cancelled, yield_now,
 };
 
 use crate::fd::{pair, send};
@@ -87,6 +89,11 @@ impl Wake for OnWakerDrop {
     fn wake(self: Arc<Self>) {
         let _ = &self.0;
     }
+}
+
+/// Sends a signal to this thread.
+fn raise(signal: Signal) {
+    signal_hook::low_level::raise(signal.as_raw()).unwrap();
 }
 
 /// A closure that holds something and does nothing.
@@ -848,6 +855,32 @@ const VERBS: &[Verb] = &[
     ("LoopHandle::task_factory", |w| {
         ignore(w.handle.task_factory());
     }),
+    // signal: by default nothing is done on those that are used here, and the streams are polled
+    ("Signal::as_raw", |_| {
+        assert_eq!(Signal::from(1).as_raw(), 1);
+    }),
+    ("LoopHandle::add_signal_handler", |w| {
+        // Its own, and in the place of one that may run.
+        for signal in [Signal::WINCH, Signal::URG] {
+            ignore(w.handle.add_signal_handler(signal, || ()));
+        }
+    }),
+    ("LoopHandle::remove_signal_handler", |w| {
+        ignore(w.handle.add_signal_handler(Signal::WINCH, || ()));
+        for signal in [Signal::WINCH, Signal::URG] {
+            w.handle.remove_signal_handler(signal);
+        }
+    }),
+    ("LoopHandle::signals", |w| {
+        ignore(w.handle.signals([Signal::WINCH, Signal::URG]));
+    }),
+    ("Signals::recv", |w| {
+        if let Ok(mut signals) = w.handle.signals([Signal::WINCH, Signal::URG]) {
+            poll_once(signals.recv());
+            raise(Signal::WINCH);
+            poll_once(signals.recv());
+        }
+    }),
     // testing
     ("testing::Clock::new", |_| ignore(testing::Clock::new())),
     ("testing::Clock::advance", |w| w.clock.advance(SECOND)),
@@ -1185,6 +1218,56 @@ const PLACES: &[Place] = &[
     ("owner of a descriptor, asked for it", |w, at| {
         let owner = Owner(pair().1, Some(at), None);
         drop(w.handle.add_reader(owner, || ()));
+    }),
+    ("signal handler", |w, at| {
+        w.handle
+            .add_signal_handler(Signal::URG, move || moment(at))
+            .unwrap();
+        raise(Signal::URG);
+        w.turns();
+    }),
+    ("signal handler, dropped when it is removed", |w, at| {
+        w.handle
+            .add_signal_handler(Signal::URG, holds(OnDrop(at)))
+            .unwrap();
+        w.handle.remove_signal_handler(Signal::URG);
+    }),
+    ("signal handler, dropped when it is replaced", |w, at| {
+        w.handle
+            .add_signal_handler(Signal::URG, holds(OnDrop(at)))
+            .unwrap();
+        ignore(w.handle.add_signal_handler(Signal::URG, || ()));
+    }),
+    ("signal handler, dropped with its loop", |w, at| {
+        w.handle
+            .add_signal_handler(Signal::URG, holds(OnDrop(at)))
+            .unwrap();
+        w.event_loop.close().unwrap();
+    }),
+    ("waker that a signal wakes", |w, at| {
+        let mut signals = w.handle.signals([Signal::URG]).unwrap();
+        let waker = Waker::from(Arc::new(OnWake(at)));
+        let mut cx = PollContext::from_waker(&waker);
+        assert!(pin!(&mut signals).poll_next(&mut cx).is_pending());
+        raise(Signal::URG);
+        w.turns();
+    }),
+    (
+        "waker that the end of a stream of signals wakes",
+        |w, at| {
+            let mut signals = w.handle.signals([Signal::URG]).unwrap();
+            let waker = Waker::from(Arc::new(OnWake(at)));
+            let mut cx = PollContext::from_waker(&waker);
+            assert!(pin!(&mut signals).poll_next(&mut cx).is_pending());
+            w.event_loop.close().unwrap();
+        },
+    ),
+    ("waker that a stream of signals drops", |w, at| {
+        let mut signals = w.handle.signals([Signal::URG]).unwrap();
+        let waker = Waker::from(Arc::new(OnWakerDrop(OnDrop(at))));
+        let mut cx = PollContext::from_waker(&waker);
+        assert!(pin!(&mut signals).poll_next(&mut cx).is_pending());
+        drop(waker);
     }),
     (
         "owner of a descriptor, dropped when it is removed",
