@@ -57,6 +57,7 @@
 //! | wait | [`sleep`], [`timeout`](timeout()), [`yield_now`] |
 //! | end work early | [`Task::cancel`], [`until_cancelled`], [`defer_cancel`], [`shield`] |
 //! | watch descriptors | [`add_reader`](LoopHandle::add_reader), [`watch`](LoopHandle::watch) |
+//! | handle signals | [`add_signal_handler`](LoopHandle::add_signal_handler), [`signals`](LoopHandle::signals), [`Signal`] |
 //! | carry values along | [`ContextVar`] |
 //! | see errors nobody else saw | [`set_exception_handler`](LoopHandle::set_exception_handler) |
 //! | test | [`testing`], `#[coloop::test]` |
@@ -151,6 +152,7 @@ mod pages {
         first_loop: "../book/src/first-loop.md",
         names: "../book/src/names.md",
         preface: "../book/src/preface.md",
+        signals: "../book/src/signals.md",
         tasks_and_awaiting: "../book/src/tasks-and-awaiting.md",
         testing: "../book/src/testing.md",
         the_turn: "../book/src/the-turn.md",
