@@ -1276,6 +1276,35 @@ fn fault_g12_a_signal_between_the_last_look_and_the_sleep_is_seen() {
 }
 
 #[test]
+fn fault_g12_a_signal_that_comes_while_the_loop_looks_is_seen() {
+    struct Raises;
+    impl Wake for Raises {
+        fn wake(self: Arc<Self>) {
+            raise(Signal::USR2);
+        }
+    }
+
+    in_a_process(
+        "fault_g12_a_signal_that_comes_while_the_loop_looks_is_seen",
+        || {
+            let event_loop = EventLoop::new().unwrap();
+            let trace = Trace::default();
+            event_loop
+                .add_signal_handler(Signal::USR2, trace.logger("handler"))
+                .unwrap();
+            let mut signals = event_loop.signals([Signal::USR1]).unwrap();
+            let waker = Waker::from(Arc::new(Raises));
+            let mut cx = PollContext::from_waker(&waker);
+            assert!(signals.poll_next_unpin(&mut cx).is_pending());
+            raise(Signal::USR1);
+            turns(&event_loop);
+            turns(&event_loop);
+            trace.assert(&["handler"]);
+        },
+    );
+}
+
+#[test]
 fn fault_g12_signals_from_a_thread_whenever_the_loop_is_about_to_sleep() {
     in_a_process(
         "fault_g12_signals_from_a_thread_whenever_the_loop_is_about_to_sleep",
@@ -1320,13 +1349,12 @@ fn fault_g12_every_signal_has_somebody_while_loops_come_and_go() {
             install_foreign_handler(Signal::USR1);
             let before = actions();
             let stop = Arc::new(AtomicBool::new(false));
-            let (asked, sender) = (Arc::clone(&stop), thread::current());
+            let asked = Arc::clone(&stop);
             let storm = thread::spawn(move || {
                 let mut sent = 0_u32;
                 while !asked.load(Ordering::Relaxed) || sent == 0 {
                     raise(Signal::USR1);
                     sent += 1;
-                    sender.unpark();
                 }
                 sent
             });
@@ -1347,7 +1375,15 @@ fn fault_g12_every_signal_has_somebody_while_loops_come_and_go() {
                 assert_eq!(actions(), before);
             }
             stop.store(true, Ordering::Relaxed);
-            let sent = storm.join().unwrap();
+            let mut sent = storm.join().unwrap();
+            let (count, seen_before) = (Rc::clone(&seen), seen.get());
+            steady
+                .add_signal_handler(Signal::USR1, move || count.set(count.get() + 1))
+                .unwrap();
+            raise(Signal::USR1);
+            sent += 1;
+            turns(&steady);
+            assert_eq!(seen.get(), seen_before + 1);
             // The earlier handler has been called for each, directly or by ours.
             assert_eq!(foreign_calls(), sent);
         },
@@ -1425,6 +1461,22 @@ fn fault_g13_what_was_there_before_is_put_back() {
             raise(Signal::USR1);
             assert_eq!(foreign_calls(), 1);
         }
+        // What other users of the crate have registered before goes on as it did.
+        let came = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(libc::SIGTERM, Arc::clone(&came)).unwrap();
+        let before = actions();
+        let event_loop = EventLoop::new().unwrap();
+        event_loop
+            .add_signal_handler(Signal::TERM, trace.logger("with others"))
+            .unwrap();
+        raise(Signal::TERM);
+        turns(&event_loop);
+        trace.assert(&["with others"]);
+        assert!(came.swap(false, Ordering::Relaxed));
+        drop(event_loop);
+        assert_eq!(actions(), before);
+        raise(Signal::TERM);
+        assert!(came.load(Ordering::Relaxed));
         // Whoever sets an action after the loop keeps it.
         let event_loop = EventLoop::new().unwrap();
         event_loop.add_signal_handler(Signal::HUP, || ()).unwrap();
