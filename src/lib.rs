@@ -57,6 +57,7 @@
 //! | wait | [`sleep`], [`timeout`](timeout()), [`yield_now`] |
 //! | end work early | [`Task::cancel`], [`until_cancelled`], [`defer_cancel`], [`shield`] |
 //! | watch descriptors | [`add_reader`](LoopHandle::add_reader), [`watch`](LoopHandle::watch) |
+//! | handle signals | [`add_signal_handler`](LoopHandle::add_signal_handler), [`signals`](LoopHandle::signals), [`Signal`] |
 //! | carry values along | [`ContextVar`] |
 //! | see errors nobody else saw | [`set_exception_handler`](LoopHandle::set_exception_handler) |
 //! | test | [`testing`], `#[coloop::test]` |
@@ -92,11 +93,14 @@ mod promise;
 mod random;
 mod ready;
 mod record;
+mod recurring;
 mod remote;
 mod report;
 mod resolve;
 mod run;
 mod selector;
+#[cfg(unix)]
+mod signal;
 mod socket;
 mod sys;
 mod task;
@@ -134,6 +138,8 @@ pub use self::report::{ExceptionContext, PanicPolicy, SlowCallback};
 pub use self::resolve::{Family, LookupFlags, Service};
 pub use self::run::run;
 pub use self::selector::{Interest, Readiness, Selector, SimId, Source, default_selector};
+#[cfg(unix)]
+pub use self::signal::{InvalidSignal, NextSignal, Signal, Signals};
 pub use self::socket::{ByteStream, Watchable};
 pub use self::task::{
     CancelledFuture, DeferCancel, Report, Shield, Task, TaskBuilder, TaskFactory, TaskRef,
@@ -163,6 +169,7 @@ mod pages {
         first_loop: "../book/src/first-loop.md",
         names: "../book/src/names.md",
         preface: "../book/src/preface.md",
+        signals: "../book/src/signals.md",
         tasks_and_awaiting: "../book/src/tasks-and-awaiting.md",
         testing: "../book/src/testing.md",
         the_turn: "../book/src/the-turn.md",

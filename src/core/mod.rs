@@ -36,8 +36,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use self::home::{Running, home, schedule};
-use self::reports::{ExceptionHandler, Shared, SlowHook};
-pub(crate) use self::reports::{Noted, default_handler};
+use self::reports::{ExceptionHandler, SlowHook};
+pub(crate) use self::reports::{Noted, Shared, default_handler};
 pub(crate) use self::turn::Driver;
 use self::turn::Pace;
 use crate::clock::{Clock, Origin, Ticks};
