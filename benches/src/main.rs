@@ -19,7 +19,7 @@ use std::env;
 use std::fs;
 
 use self::measure::{Counting, OPERATIONS};
-use self::plan::{CONTESTANTS, Case, Figure, GROUPS, Goal, Group};
+use self::plan::{CONTESTANTS, Case, Figure, GROUPS, Goal, Group, LIMIT};
 use self::table::Results;
 
 #[global_allocator]
@@ -114,7 +114,7 @@ fn time(options: &Options) {
     let rounds = options.rounds.unwrap_or(5);
     let part = if options.quick { 8 } else { 1 };
     let contestants = options.contestants();
-    let mut results = Results::default();
+    let mut results = Results::new(CONTESTANTS, LIMIT);
     println!(
         "{rounds} rounds of 1/{part} of a full run; load before: {}",
         load()
@@ -162,7 +162,7 @@ fn count_instructions(options: &Options) {
         eprintln!("valgrind is not to be had: {error}");
         std::process::exit(1);
     }
-    let mut results = Results::default();
+    let mut results = Results::new(CONTESTANTS, LIMIT);
     let mut heads = Vec::new();
     for case in wanted(options).filter(|case| case.counted > 0) {
         heads.push(Figure {
