@@ -134,7 +134,7 @@ impl Results {
     }
 }
 
-fn print_lines(lines: &[Vec<String>]) {
+pub(crate) fn print_lines(lines: &[Vec<String>]) {
     let columns = lines[0].len();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
     let widths: Vec<_> = (0..columns)
@@ -166,7 +166,7 @@ fn print_lines(lines: &[Vec<String>]) {
     }
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {
@@ -177,7 +177,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 }
 
 /// Three figures that count, thousands parted.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value < 9.995 {
         return format!("{value:.2}");
     }
