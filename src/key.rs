@@ -21,6 +21,12 @@ pub(crate) struct WatchKey {
 const HALF: u32 = usize::BITS / 2;
 
 impl WatchKey {
+    /// Names nothing.
+    pub(crate) const NONE: Self = Self {
+        slot: u32::MAX,
+        generation: u32::MAX,
+    };
+
     /// The form in which a selector carries the key.
     pub(crate) fn packed(self) -> usize {
         ((self.generation as usize) << HALF) | self.slot as usize

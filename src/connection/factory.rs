@@ -15,7 +15,7 @@ pub trait Factory {
     type Protocol: 'static;
 
     /// Makes a protocol and seats it.
-    fn make(self) -> (Box<dyn AnyProtocol>, ProtocolHandle<Self::Protocol>);
+    fn make(self) -> (AnyProtocol, ProtocolHandle<Self::Protocol>);
 }
 
 /// Makes a protocol for each connection of a server.
@@ -23,7 +23,7 @@ pub trait Factory {
 /// Every `FnMut() -> P` is one, where `P` is a [`Protocol`]; and so is what [`buffered`] makes.
 pub trait ServerFactory {
     /// Makes a protocol and seats it.
-    fn make(&mut self) -> Box<dyn AnyProtocol>;
+    fn make(&mut self) -> AnyProtocol;
 }
 
 impl<F, P> Factory for F
@@ -33,7 +33,7 @@ where
 {
     type Protocol = P;
 
-    fn make(self) -> (Box<dyn AnyProtocol>, ProtocolHandle<P>) {
+    fn make(self) -> (AnyProtocol, ProtocolHandle<P>) {
         seat(self())
     }
 }
@@ -43,7 +43,7 @@ where
     F: FnMut() -> P,
     P: Protocol + 'static,
 {
-    fn make(&mut self) -> Box<dyn AnyProtocol> {
+    fn make(&mut self) -> AnyProtocol {
         seat(self()).0
     }
 }
@@ -97,7 +97,7 @@ where
 {
     type Protocol = P;
 
-    fn make(self) -> (Box<dyn AnyProtocol>, ProtocolHandle<P>) {
+    fn make(self) -> (AnyProtocol, ProtocolHandle<P>) {
         seat_buffered((self.0)())
     }
 }
@@ -107,7 +107,7 @@ where
     F: FnMut() -> P,
     P: BufferedProtocol + 'static,
 {
-    fn make(&mut self) -> Box<dyn AnyProtocol> {
+    fn make(&mut self) -> AnyProtocol {
         seat_buffered((self.0)()).0
     }
 }

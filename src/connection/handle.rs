@@ -18,18 +18,23 @@ use crate::error::drop_quietly;
 use crate::record::On;
 
 /// A protocol that a transport and a handle share.
-pub(super) struct Shared<P> {
+///
+/// The transport knows how it is called (`S`), the handle need not.
+pub(super) struct Shared<P, S: ?Sized = dyn Kind> {
     /// Empty while the protocol is in a call. Boxed, so that taking it out moves a pointer.
     protocol: Cell<Option<Box<P>>>,
     standing: Cell<Standing>,
     /// What only a handle asks for.
     end: Cell<Option<Box<End>>>,
+    _kind: S,
 }
+
+/// Any way in which a protocol is called.
+pub(super) trait Kind {}
 
 /// How a protocol stands with its transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(unnameable_types, reason = "between a seat and what sits in it")]
-pub enum Standing {
+pub(super) enum Standing {
     Seated,
     Replaced,
     Lost,
@@ -41,15 +46,18 @@ struct End {
     waker: Option<Waker>,
 }
 
-impl<P> Shared<P> {
-    pub(super) fn new(protocol: P) -> Self {
+impl<P, S> Shared<P, S> {
+    pub(super) fn new(protocol: P, kind: S) -> Self {
         Self {
             protocol: Cell::new(Some(Box::new(protocol))),
             standing: Cell::new(Standing::Seated),
             end: Cell::new(None),
+            _kind: kind,
         }
     }
+}
 
+impl<P, S: ?Sized> Shared<P, S> {
     #[inline]
     pub(super) fn take(&self) -> Option<Box<P>> {
         self.protocol.take()
@@ -68,12 +76,9 @@ impl<P> Shared<P> {
         free
     }
 
-    /// Notes that the transport has let go; the handle, if there is one, is told.
-    pub(super) fn end(self: &Rc<Self>, standing: Standing, error: Option<io::Error>) {
+    /// Notes that the transport has let go, and tells the handle.
+    pub(super) fn end(&self, standing: Standing, error: Option<io::Error>) {
         self.standing.set(standing);
-        if Rc::strong_count(self) == 1 {
-            return;
-        }
         let mut end = self.end.take().unwrap_or_default();
         end.error = error;
         let waker = end.waker.take();
@@ -122,8 +127,8 @@ impl<P> Shared<P> {
 pub struct ProtocolHandle<P>(Rc<Shared<P>>);
 
 impl<P> ProtocolHandle<P> {
-    pub(super) fn new(shared: &Rc<Shared<P>>) -> Self {
-        Self(Rc::clone(shared))
+    pub(super) fn new(shared: Rc<Shared<P>>) -> Self {
+        Self(shared)
     }
 
     /// Lends the protocol to `look`.

@@ -9,6 +9,7 @@
 //! | `factory` | what makes a protocol when a connection is made |
 //! | `outbox` | bytes that wait to be written, and the marks that say "enough" |
 //! | `state` | what has happened to a connection |
+//! | `clients` | the connections of a server |
 //! | `stream` | the transport over any stream of bytes |
 //!
 //! What must always hold:
@@ -20,6 +21,7 @@
 //!    delivered as soon as it returns.
 //! 3. A protocol is out of its seat while it is called: no borrow is alive in foreign code.
 
+mod clients;
 mod factory;
 mod handle;
 mod outbox;
@@ -29,9 +31,10 @@ mod state;
 mod stream;
 mod transport;
 
+pub(crate) use self::clients::Clients;
 pub use self::factory::{Buffered, Factory, ServerFactory, buffered};
 pub use self::handle::{Closed, ProtocolHandle, Unreachable};
 pub use self::protocol::{BufferedProtocol, Eof, Protocol};
 pub use self::seat::{AnyProtocol, Seat, SeatError, seat, seat_buffered};
-pub(crate) use self::stream::{Keeper, Opening, open};
+pub(crate) use self::stream::{Opening, open};
 pub use self::transport::{Transport, WriteLimits, WriteRefused};

@@ -17,12 +17,10 @@ use std::cell::Cell;
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::marker::PhantomData;
 use std::panic::{self, AssertUnwindSafe, Location};
 use std::rc::Rc;
 
-use self::sealed::{Answer, Called, Calls, Method};
-use super::handle::{ProtocolHandle, Shared, Standing};
+use super::handle::{Kind, ProtocolHandle, Shared, Standing};
 use super::protocol::{BufferedProtocol, Eof, Protocol};
 use super::transport::Transport;
 use crate::context::{self, Context};
@@ -31,73 +29,70 @@ use crate::error::{LoopClosed, drop_quietly, panic_message};
 use crate::report::ExceptionContext;
 
 /// A protocol of any type, as a transport keeps it; made by [`seat`](seat()) and [`seat_buffered`].
-pub trait AnyProtocol: Calls {}
+pub struct AnyProtocol(Rc<dyn Calls>);
 
-mod sealed {
-    use std::any::Any;
-    use std::io;
-    use std::rc::Rc;
-
-    use super::super::handle::Standing;
-    use super::super::protocol::Eof;
-    use super::super::transport::Transport;
-
-    /// A call of a protocol.
-    #[expect(
-        missing_debug_implementations,
-        unnameable_types,
-        reason = "between a seat and what sits in it"
-    )]
-    pub enum Method<'a> {
-        Made,
-        /// Reads into the protocol's own buffer.
-        Fill(
-            Option<usize>,
-            &'a mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
-        ),
-        Eof,
-        Pause,
-        Resume,
-        Lost(Option<&'a io::Error>),
+impl AnyProtocol {
+    /// Lets it go; it dies here unless somebody holds its handle.
+    fn retire(self, standing: Standing, error: Option<io::Error>) {
+        if Rc::strong_count(&self.0) > 1 {
+            self.0.end(standing, error);
+        }
+        drop_quietly(self);
     }
+}
 
-    /// What a call gives.
-    #[derive(Debug)]
-    #[expect(unnameable_types, reason = "between a seat and what sits in it")]
-    pub enum Answer {
-        Done,
-        Eof(Eof),
-        Filled(io::Result<usize>),
-        NoBuffer,
+impl fmt::Debug for AnyProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AnyProtocol")
+            .field("buffered", &self.0.is_buffered())
+            .finish_non_exhaustive()
     }
+}
 
-    /// What became of a call.
-    #[derive(Debug)]
-    #[expect(unnameable_types, reason = "between a seat and what sits in it")]
-    pub enum Called<T> {
-        Done(T),
-        /// The protocol is in a call already.
-        Busy,
-        Panicked(Box<dyn Any + Send>),
-    }
+/// A call of a protocol, other than the one that is made for every message.
+enum Method<'a> {
+    Made,
+    /// Reads into the protocol's own buffer.
+    Fill(
+        Option<usize>,
+        &'a mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+    ),
+    Eof,
+    Pause,
+    Resume,
+    Lost(Option<&'a io::Error>),
+}
 
-    #[expect(unnameable_types, reason = "nobody else is to implement it")]
-    pub trait Calls {
-        /// Calls the protocol, unless it is in a call already.
-        fn call(&self, transport: &Rc<dyn Transport>, method: Method<'_>) -> Called<Answer>;
+/// What a call gives.
+enum Answer {
+    Done,
+    Eof(Eof),
+    Filled(io::Result<usize>),
+    NoBuffer,
+}
 
-        /// Gives the protocol what has come; says whether it had room for it.
-        ///
-        /// A method of its own, because it is called for every message.
-        fn received(&self, transport: &Rc<dyn Transport>, data: &[u8]) -> Called<bool>;
+/// What became of a call.
+enum Called<T> {
+    Done(T),
+    /// The protocol is in a call already.
+    Busy,
+    Panicked(Box<dyn Any + Send>),
+}
 
-        fn is_free(&self) -> bool;
+/// What sits in a seat, with its type erased.
+trait Calls {
+    /// Calls the protocol, unless it is in a call already.
+    fn call(&self, transport: &Rc<dyn Transport>, method: Method<'_>) -> Called<Answer>;
 
-        fn is_buffered(&self) -> bool;
+    /// Gives the protocol what has come; says whether it had room for it.
+    fn received(&self, transport: &Rc<dyn Transport>, data: &[u8]) -> Called<bool>;
 
-        /// The transport lets go of it.
-        fn end(&self, standing: Standing, error: Option<io::Error>);
-    }
+    fn is_free(&self) -> bool;
+
+    fn is_buffered(&self) -> bool;
+
+    /// The transport lets go of it, and somebody holds its handle.
+    fn end(&self, standing: Standing, error: Option<io::Error>);
 }
 
 /// Seats a protocol, for [`Transport::set_protocol`] and for transports of other makes.
@@ -124,30 +119,28 @@ mod sealed {
 ///     }
 /// }
 /// ```
-pub fn seat<P: Protocol + 'static>(protocol: P) -> (Box<dyn AnyProtocol>, ProtocolHandle<P>) {
-    seated::<P, Plain>(protocol)
+pub fn seat<P: Protocol + 'static>(protocol: P) -> (AnyProtocol, ProtocolHandle<P>) {
+    seated(protocol, Plain)
 }
 
 /// Seats a protocol that lends the memory to read into.
 pub fn seat_buffered<P: BufferedProtocol + 'static>(
     protocol: P,
-) -> (Box<dyn AnyProtocol>, ProtocolHandle<P>) {
-    seated::<P, Lending>(protocol)
+) -> (AnyProtocol, ProtocolHandle<P>) {
+    seated(protocol, Lending)
 }
 
 fn seated<P: 'static, S: Style<P> + 'static>(
     protocol: P,
-) -> (Box<dyn AnyProtocol>, ProtocolHandle<P>) {
-    let shared = Rc::new(Shared::new(protocol));
-    let handle = ProtocolHandle::new(&shared);
-    let seated: Seated<P, S> = Seated(shared, PhantomData);
-    (Box::new(seated), handle)
+    style: S,
+) -> (AnyProtocol, ProtocolHandle<P>) {
+    let shared = Rc::new(Shared::new(protocol, style));
+    let handle = ProtocolHandle::new(Rc::<Shared<P, S>>::clone(&shared));
+    (AnyProtocol(shared), handle)
 }
 
-struct Seated<P, S>(Rc<Shared<P>>, PhantomData<S>);
-
 /// How a protocol of one kind is called.
-trait Style<P> {
+trait Style<P>: Kind {
     const BUFFERED: bool;
 
     fn received(protocol: &mut P, transport: &Rc<dyn Transport>, data: &[u8]) -> bool;
@@ -155,8 +148,11 @@ trait Style<P> {
     fn perform(protocol: &mut P, transport: &Rc<dyn Transport>, method: Method<'_>) -> Answer;
 }
 
-enum Plain {}
-enum Lending {}
+struct Plain;
+struct Lending;
+
+impl Kind for Plain {}
+impl Kind for Lending {}
 
 impl<P: Protocol> Style<P> for Plain {
     const BUFFERED: bool = false;
@@ -221,34 +217,32 @@ impl<P: BufferedProtocol> Style<P> for Lending {
     }
 }
 
-impl<P: 'static, S: Style<P>> Seated<P, S> {
-    /// Takes the protocol out for a call; it comes back also when that panics.
-    #[inline]
-    fn out<T>(&self, call: impl FnOnce(&mut P) -> T) -> Called<T> {
-        let Some(mut protocol) = self.0.take() else {
-            return Called::Busy;
-        };
-        let called = panic::catch_unwind(AssertUnwindSafe(|| call(&mut protocol)));
-        self.0.put(protocol);
-        match called {
-            Ok(done) => Called::Done(done),
-            Err(payload) => Called::Panicked(payload),
-        }
+/// Takes a protocol out for a call; it comes back also when that panics.
+#[inline]
+fn out<P, S, T>(shared: &Shared<P, S>, call: impl FnOnce(&mut P) -> T) -> Called<T> {
+    let Some(mut protocol) = shared.take() else {
+        return Called::Busy;
+    };
+    let called = panic::catch_unwind(AssertUnwindSafe(|| call(&mut protocol)));
+    shared.put(protocol);
+    match called {
+        Ok(done) => Called::Done(done),
+        Err(payload) => Called::Panicked(payload),
     }
 }
 
-impl<P: 'static, S: Style<P>> Calls for Seated<P, S> {
+impl<P: 'static, S: Style<P>> Calls for Shared<P, S> {
     fn call(&self, transport: &Rc<dyn Transport>, method: Method<'_>) -> Called<Answer> {
-        self.out(|protocol| S::perform(protocol, transport, method))
+        out(self, |protocol| S::perform(protocol, transport, method))
     }
 
     #[inline]
     fn received(&self, transport: &Rc<dyn Transport>, data: &[u8]) -> Called<bool> {
-        self.out(|protocol| S::received(protocol, transport, data))
+        out(self, |protocol| S::received(protocol, transport, data))
     }
 
     fn is_free(&self) -> bool {
-        self.0.is_free()
+        Shared::is_free(self)
     }
 
     fn is_buffered(&self) -> bool {
@@ -256,11 +250,9 @@ impl<P: 'static, S: Style<P>> Calls for Seated<P, S> {
     }
 
     fn end(&self, standing: Standing, error: Option<io::Error>) {
-        self.0.end(standing, error);
+        Shared::end(self, standing, error);
     }
 }
-
-impl<P: 'static, S: Style<P>> AnyProtocol for Seated<P, S> {}
 
 /// Where a transport keeps its protocol and makes every call of it.
 ///
@@ -274,7 +266,7 @@ impl<P: 'static, S: Style<P>> AnyProtocol for Seated<P, S> {}
 ///
 /// [`testing::Wire`](crate::testing::Wire) is a transport in memory that is built on it.
 pub struct Seat {
-    protocol: Cell<Option<Box<dyn AnyProtocol>>>,
+    protocol: Cell<Option<AnyProtocol>>,
     /// Whether it lends the memory to read into: asked for every message.
     buffered: Cell<bool>,
     context: Cell<Option<Context>>,
@@ -290,17 +282,17 @@ pub struct Seat {
 impl Seat {
     /// Seats a protocol. Its calls will run in a copy of the current context.
     #[track_caller]
-    pub fn new(protocol: Box<dyn AnyProtocol>) -> Self {
+    pub fn new(protocol: AnyProtocol) -> Self {
         Self::at(protocol, Context::capture(), Location::caller())
     }
 
     pub(crate) fn at(
-        protocol: Box<dyn AnyProtocol>,
+        protocol: AnyProtocol,
         context: Option<Context>,
         place: &'static Location<'static>,
     ) -> Self {
         Self {
-            buffered: Cell::new(protocol.is_buffered()),
+            buffered: Cell::new(protocol.0.is_buffered()),
             protocol: Cell::new(Some(protocol)),
             context: Cell::new(context),
             place,
@@ -318,7 +310,9 @@ impl Seat {
     /// Tells whether the protocol can be called: it is here, and not in a call.
     pub fn is_free(&self) -> bool {
         let protocol = self.protocol.take();
-        let free = protocol.as_ref().is_some_and(|protocol| protocol.is_free());
+        let free = protocol
+            .as_ref()
+            .is_some_and(|protocol| protocol.0.is_free());
         self.protocol.set(protocol);
         free
     }
@@ -330,14 +324,14 @@ impl Seat {
     }
 
     /// Lets another protocol take the seat. One that is in a call leaves when it returns.
-    pub fn set_protocol(&self, protocol: Box<dyn AnyProtocol>) {
+    pub fn set_protocol(&self, protocol: AnyProtocol) {
         if self.lost.get() {
-            retire(protocol, Standing::Replaced, None);
+            protocol.retire(Standing::Replaced, None);
             return;
         }
-        self.buffered.set(protocol.is_buffered());
+        self.buffered.set(protocol.0.is_buffered());
         if let Some(before) = self.protocol.replace(Some(protocol)) {
-            retire(before, Standing::Replaced, None);
+            before.retire(Standing::Replaced, None);
         }
     }
 
@@ -439,7 +433,7 @@ impl Seat {
         self.lost.set(true);
         let protocol = self.protocol.take();
         if let Some(protocol) = protocol {
-            retire(protocol, Standing::Lost, error);
+            protocol.retire(Standing::Lost, error);
         }
         drop_quietly(self.context.take());
     }
@@ -525,13 +519,13 @@ impl Seat {
 
     /// Takes what sits here out for a call, in the context of the connection.
     #[inline(always)]
-    fn seated<T>(&self, call: impl FnOnce(&dyn AnyProtocol) -> Called<T>) -> Called<T> {
+    fn seated<T>(&self, call: impl FnOnce(&dyn Calls) -> Called<T>) -> Called<T> {
         let Some(seated) = self.protocol.take() else {
             return Called::Busy;
         };
         // Most connections and most loops have no context at all.
         let entered = self.enter_context();
-        let called = call(&*seated);
+        let called = call(&*seated.0);
         if entered.is_some() || context::is_used() {
             self.leave_context(entered);
         }
@@ -562,9 +556,9 @@ impl Seat {
     }
 
     #[cold]
-    fn make_way(&self, newer: Box<dyn AnyProtocol>) {
+    fn make_way(&self, newer: AnyProtocol) {
         if let Some(older) = self.protocol.replace(Some(newer)) {
-            retire(older, Standing::Replaced, None);
+            older.retire(Standing::Replaced, None);
         }
     }
 
@@ -617,12 +611,6 @@ impl fmt::Debug for Seat {
             .field("lost", &self.lost.get())
             .finish_non_exhaustive()
     }
-}
-
-/// Lets a protocol go; it dies here unless somebody holds its handle.
-fn retire(protocol: Box<dyn AnyProtocol>, standing: Standing, error: Option<io::Error>) {
-    protocol.end(standing, error);
-    drop_quietly(protocol);
 }
 
 #[cold]

@@ -17,12 +17,13 @@
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr, SocketAddrV4};
 #[cfg(unix)]
 use std::os::fd::BorrowedFd;
 use std::panic::Location;
 use std::rc::{Rc, Weak};
 
+use super::clients::Clients;
 use super::outbox::Outbox;
 use super::protocol::Eof;
 use super::seat::{AnyProtocol, Seat, SeatError};
@@ -41,22 +42,14 @@ use crate::socket::{ByteStream, Watchable};
 /// From this write on, writes to a connection that has gone are reported.
 const WRITES_IN_VAIN: u8 = 5;
 
-/// Keeps count of the transports it has opened; a server.
-pub(crate) trait Keeper {
-    /// A transport is there, and is known by this number from now on.
-    fn came(&self, transport: Weak<dyn Transport>) -> usize;
-
-    /// The connection of the transport with this number is over.
-    fn left(&self, number: usize);
-}
-
 /// What a new transport is made of.
 pub(crate) struct Opening {
-    pub(crate) protocol: Box<dyn AnyProtocol>,
+    pub(crate) protocol: AnyProtocol,
     pub(crate) context: Option<Context>,
     pub(crate) place: &'static Location<'static>,
     pub(crate) peer: Option<Address>,
-    pub(crate) keeper: Option<Rc<dyn Keeper>>,
+    /// The connections of the server that has accepted it.
+    pub(crate) clients: Option<Rc<Clients>>,
 }
 
 /// Makes a transport, and puts its beginning in the line: `connection_made`, then reading, then
@@ -72,35 +65,36 @@ pub(crate) fn open<S: ByteStream + 'static>(
         context,
         place,
         peer,
-        keeper,
+        clients,
     } = opening;
     let source = stream.source();
     let seat = Seat::at(protocol, context, place);
     let transport = Rc::new_cyclic(|this| Stream {
         this: this.clone(),
         core: Rc::clone(core),
-        key: Cell::new(None),
+        key: Cell::new(WatchKey::NONE),
         seat,
         stream: Cell::new(Some(stream)),
         outbox: Cell::new(None),
         rare: Cell::new(None),
-        peer,
-        keeper: Cell::new(None),
+        peer: peer.into(),
+        clients: Cell::new(None),
+        number: Cell::new(0),
         in_vain: Cell::new(0),
         state: State::default(),
     });
     let watcher: Rc<Stream<S>> = Rc::clone(&transport);
     match core.table.watch_object(source, Interest::NONE, watcher) {
-        Ok(key) => transport.key.set(Some(key)),
+        Ok(key) => transport.key.set(key),
         Err(error) => {
             transport.seat.let_go();
             return Err(error);
         }
     }
-    if let Some(keeper) = keeper {
-        let kept: Weak<Stream<S>> = transport.this.clone();
-        let number = keeper.came(kept);
-        transport.keeper.set(Some((keeper, number)));
+    if let Some(clients) = clients {
+        let this: Weak<Stream<S>> = transport.this.clone();
+        transport.number.set(clients.came(this));
+        transport.clients.set(Some(clients));
     }
     let beginning = Unless(Some(Rc::clone(&transport)));
     let begin = move || {
@@ -115,16 +109,36 @@ pub(crate) fn open<S: ByteStream + 'static>(
 struct Stream<S: ByteStream + 'static> {
     this: Weak<Self>,
     core: Rc<Core>,
-    key: Cell<Option<WatchKey>>,
+    /// Names its entry in the table, while it is watched.
+    key: Cell<WatchKey>,
     seat: Seat,
     stream: Cell<Option<S>>,
     /// There is one while something waits.
     outbox: Cell<Option<Box<Outbox>>>,
     rare: Cell<Option<Box<Rare>>>,
-    peer: Option<Address>,
-    keeper: Cell<Option<(Rc<dyn Keeper>, usize)>>,
+    peer: Peer,
+    /// The server's connections, and which of them this is.
+    clients: Cell<Option<Rc<Clients>>>,
+    number: Cell<u32>,
     in_vain: Cell<u8>,
     state: State,
+}
+
+/// The peer's address in as little room as the usual kind needs.
+enum Peer {
+    Unknown,
+    V4(SocketAddrV4),
+    Other(Box<Address>),
+}
+
+impl From<Option<Address>> for Peer {
+    fn from(address: Option<Address>) -> Self {
+        match address {
+            None => Self::Unknown,
+            Some(Address::Inet(SocketAddr::V4(address))) => Self::V4(address),
+            Some(other) => Self::Other(Box::new(other)),
+        }
+    }
 }
 
 /// What few transports have.
@@ -181,8 +195,15 @@ impl<S: ByteStream> Stream<S> {
             return self.queue_lose(error);
         }
         drop_quietly(self.stream.take());
-        if let Some((keeper, number)) = self.keeper.take() {
-            keeper.left(number);
+        self.leave_server();
+    }
+
+    /// The server that has accepted the connection has one less.
+    fn leave_server(&self) {
+        if let Some(clients) = self.clients.take() {
+            for waker in clients.left(self.number.get()) {
+                self.core.wake(waker);
+            }
         }
     }
 
@@ -203,9 +224,8 @@ impl<S: ByteStream> Stream<S> {
         self.state.note(State::CLOSING);
         self.seat.silence();
         drop_quietly(self.outbox.take());
-        if let Some(key) = self.key.take() {
-            drop_quietly(self.core.table.unwatch_object(key));
-        }
+        let key = self.key.replace(WatchKey::NONE);
+        drop_quietly(self.core.table.unwatch_object(key));
         if let Some(this) = self.this.upgrade() {
             this.queue_lose(error);
         }
@@ -233,9 +253,7 @@ impl<S: ByteStream> Stream<S> {
     }
 
     fn watch(&self, direction: Direction, on: bool) {
-        if let Some(key) = self.key.get()
-            && let Err(error) = self.core.table.set_on(key, direction, on)
-        {
+        if let Err(error) = self.core.table.set_on(self.key.get(), direction, on) {
             // The system has no room to watch it, or has lost it: it would never be heard of again.
             self.end(Some(error));
         }
@@ -512,14 +530,11 @@ impl<S: ByteStream> Watcher for Stream<S> {
         self.state.note(State::CLOSING);
         self.state.note(State::ENDING);
         drop_quietly(self.outbox.take());
-        if let Some(key) = self.key.take() {
-            drop_quietly(self.core.table.unwatch_object(key));
-        }
+        let key = self.key.replace(WatchKey::NONE);
+        drop_quietly(self.core.table.unwatch_object(key));
         self.seat.let_go();
         drop_quietly(self.stream.take());
-        if let Some((keeper, number)) = self.keeper.take() {
-            keeper.left(number);
-        }
+        self.leave_server();
     }
 }
 
@@ -649,7 +664,7 @@ impl<S: ByteStream> Transport for Stream<S> {
         self.state.any(State::CLOSING)
     }
 
-    fn set_protocol(&self, protocol: Box<dyn AnyProtocol>) {
+    fn set_protocol(&self, protocol: AnyProtocol) {
         self.seat.set_protocol(protocol);
     }
 
@@ -658,7 +673,11 @@ impl<S: ByteStream> Transport for Stream<S> {
     }
 
     fn peer_addr(&self) -> Option<Address> {
-        self.peer.clone()
+        match &self.peer {
+            Peer::Unknown => None,
+            Peer::V4(address) => Some(Address::Inet(SocketAddr::V4(*address))),
+            Peer::Other(address) => Some((**address).clone()),
+        }
     }
 
     #[cfg(unix)]

@@ -115,7 +115,7 @@ pub trait Transport {
     ///
     /// The new one is not told that a connection has been made. [`seat`](super::seat()) and
     /// [`seat_buffered`](super::seat_buffered) make the argument.
-    fn set_protocol(&self, protocol: Box<dyn AnyProtocol>);
+    fn set_protocol(&self, protocol: AnyProtocol);
 
     /// Returns this end's address, as long as the connection lasts.
     #[doc(alias = "sockname")]

@@ -463,7 +463,7 @@ async fn establish<F: Factory, S: ByteStream + 'static>(
         context: Context::capture(),
         place,
         peer: stream.peer_address(),
-        keeper: None,
+        clients: None,
     };
     let (resolver, begun) = handle.create_future();
     let transport = open(&handle.0, stream, opening, move || {

@@ -11,8 +11,8 @@
 //! 1. A connection counts from when its transport is made until its `connection_lost` has returned.
 //! 2. A connection that was accepted has a transport, or is closed: there is no third.
 //! 3. The factory is out of its seat while it is called.
-//! 4. The table holds the server through its acceptors, its transports through their keeper; the
-//!    server holds neither. What is not serving and has no connection goes with its last handle.
+//! 4. The table holds the server through its acceptors; a server that does not serve goes with its
+//!    last handle. Its connections hold their list and not the server.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -23,16 +23,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe, Location};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context as PollContext, Poll, Waker};
+use std::task::{Context as PollContext, Poll};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use slab::Slab;
 use socket2::Socket;
 
 use crate::address::Address;
 use crate::callback::TimerHandle;
-use crate::connection::{AnyProtocol, Keeper, Opening, ServerFactory, Transport, open};
+use crate::connection::{AnyProtocol, Clients, Opening, ServerFactory, open};
 use crate::context::{self, Context};
 use crate::core::{Core, LoopHandle};
 use crate::error::{Cancelled, LoopClosed, drop_quietly};
@@ -105,8 +104,7 @@ struct Shared {
     /// Somebody is in `serve_forever`.
     forever: Cell<bool>,
     sockets: RefCell<Vec<Listening>>,
-    clients: RefCell<Slab<Weak<dyn Transport>>>,
-    waiting: RefCell<Slab<Waker>>,
+    clients: Rc<Clients>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,8 +145,7 @@ impl Server {
             stage: Cell::new(Stage::Bound),
             forever: Cell::new(false),
             sockets: RefCell::new(sockets),
-            clients: RefCell::default(),
-            waiting: RefCell::default(),
+            clients: Rc::default(),
         }));
         if !start_later && let Err(error) = server.start_serving() {
             server.close();
@@ -293,29 +290,23 @@ impl Server {
             }
         }
         drop_quietly(shared.factory.take());
-        shared.tell_waiting();
+        for waker in shared.clients.tell_of_end() {
+            shared.core.wake(waker);
+        }
     }
 
     /// Calls `close` of each connection's transport.
     pub fn close_clients(&self) {
-        for transport in self.clients() {
+        for transport in self.0.clients.all() {
             transport.close();
         }
     }
 
     /// Calls `abort` of each connection's transport.
     pub fn abort_clients(&self) {
-        for transport in self.clients() {
+        for transport in self.0.clients.all() {
             transport.abort();
         }
-    }
-
-    fn clients(&self) -> Vec<Rc<dyn Transport>> {
-        let clients = self.0.clients.borrow();
-        clients
-            .iter()
-            .filter_map(|(_, client)| client.upgrade())
-            .collect()
     }
 
     /// Resolves when the server is closed and all its connections are over.
@@ -355,7 +346,7 @@ impl fmt::Debug for Server {
         f.debug_struct("Server")
             .field("stage", &self.0.stage.get())
             .field("sockets", &sockets)
-            .field("clients", &self.0.clients.borrow().len())
+            .field("clients", &self.0.clients.len())
             .finish()
     }
 }
@@ -371,20 +362,7 @@ impl Drop for Closing<'_> {
 
 impl Shared {
     fn is_over(&self) -> bool {
-        self.stage.get() == Stage::Closed && self.clients.borrow().is_empty()
-    }
-
-    /// Lets everybody who waits look again.
-    fn tell_waiting(&self) {
-        let waiting: Vec<Waker> = {
-            let mut waiting = self.waiting.borrow_mut();
-            let each = waiting.iter_mut();
-            each.map(|(_, waker)| std::mem::replace(waker, Waker::noop().clone()))
-                .collect()
-        };
-        for waker in waiting {
-            self.core.wake(waker);
-        }
+        self.stage.get() == Stage::Closed && self.clients.is_empty()
     }
 
     /// Makes a connection of what was accepted.
@@ -404,7 +382,7 @@ impl Shared {
             context,
             place: self.place,
             peer,
-            keeper: Some(Rc::<Self>::clone(self)),
+            clients: Some(Rc::clone(&self.clients)),
         };
         if let Err(error) = open(&self.core, socket, opening, || {}) {
             let report = ExceptionContext::new("an accepted connection was dropped");
@@ -412,7 +390,7 @@ impl Shared {
         }
     }
 
-    fn make_protocol(&self, context: Option<Context>) -> Option<Box<dyn AnyProtocol>> {
+    fn make_protocol(&self, context: Option<Context>) -> Option<AnyProtocol> {
         let mut factory = self.factory.take()?;
         let entered = context::enter(context);
         let made = panic::catch_unwind(AssertUnwindSafe(|| factory.make()));
@@ -456,20 +434,6 @@ impl Shared {
             && let Err(error) = self.core.table.set_on(key, Direction::Read, true)
         {
             self.pause(at, &error);
-        }
-    }
-}
-
-impl Keeper for Shared {
-    fn came(&self, transport: Weak<dyn Transport>) -> usize {
-        self.clients.borrow_mut().insert(transport)
-    }
-
-    fn left(&self, number: usize) {
-        let gone = self.clients.borrow_mut().try_remove(number);
-        drop(gone);
-        if self.is_over() {
-            self.tell_waiting();
         }
     }
 }
@@ -613,8 +577,7 @@ impl WaitClosed<'_> {
         };
         let shared = &self.server.0;
         shared.core.records.end_wait(wait);
-        let waker = shared.waiting.borrow_mut().try_remove(number);
-        drop(waker);
+        drop(shared.clients.stop_waiting(number));
     }
 }
 
@@ -635,16 +598,10 @@ impl Future for WaitClosed<'_> {
         match self.waiting {
             Some((number, wait)) => {
                 shared.core.records.renew_wait(wait);
-                let before = {
-                    let mut waiting = shared.waiting.borrow_mut();
-                    waiting
-                        .get_mut(number)
-                        .map(|seat| std::mem::replace(seat, waker))
-                };
-                drop(before);
+                drop(shared.clients.wait_on(number, waker));
             }
             None => {
-                let number = shared.waiting.borrow_mut().insert(waker);
+                let number = shared.clients.wait(waker);
                 let records = &shared.core.records;
                 let wait = records.begin_wait(On::Server, self.place, shared.core.now());
                 self.waiting = Some((number, wait));

@@ -65,12 +65,16 @@ struct Side {
     source: Source,
 }
 
+/// Both directions of what the program watches.
+#[derive(Default)]
+struct Sides {
+    read: Option<Box<Side>>,
+    write: Option<Box<Side>>,
+}
+
 enum Watched {
     /// The program's.
-    Sides {
-        read: Option<Box<Side>>,
-        write: Option<Box<Side>>,
-    },
+    Sides(Box<Sides>),
     /// One object's: nobody else may watch its descriptor.
     Object(Rc<dyn Watcher>),
 }
@@ -87,30 +91,23 @@ struct Entry {
 impl Entry {
     fn side(&mut self, direction: Direction) -> Option<&mut Option<Box<Side>>> {
         match (&mut self.watched, direction) {
-            (Watched::Sides { read, .. }, Direction::Read) => Some(read),
-            (Watched::Sides { write, .. }, Direction::Write) => Some(write),
+            (Watched::Sides(sides), Direction::Read) => Some(&mut sides.read),
+            (Watched::Sides(sides), Direction::Write) => Some(&mut sides.write),
             (Watched::Object(_), _) => None,
         }
     }
 
     fn watcher(&self, direction: Direction) -> Option<&Rc<dyn Watcher>> {
-        match (&self.watched, direction) {
-            (Watched::Object(watcher), _) => Some(watcher),
-            (Watched::Sides { read: side, .. }, Direction::Read)
-            | (Watched::Sides { write: side, .. }, Direction::Write) => {
-                side.as_ref().map(|side| &side.watcher)
-            }
-        }
+        let side = match (&self.watched, direction) {
+            (Watched::Object(watcher), _) => return Some(watcher),
+            (Watched::Sides(sides), Direction::Read) => &sides.read,
+            (Watched::Sides(sides), Direction::Write) => &sides.write,
+        };
+        side.as_ref().map(|side| &side.watcher)
     }
 
     fn is_empty(&self) -> bool {
-        matches!(
-            self.watched,
-            Watched::Sides {
-                read: None,
-                write: None
-            }
-        )
+        matches!(&self.watched, Watched::Sides(sides) if sides.read.is_none() && sides.write.is_none())
     }
 }
 
@@ -270,14 +267,7 @@ impl Table {
         let known = entries.by_source.get(id);
         let slot = match known {
             Some(slot) => slot,
-            None => entries.insert(
-                id,
-                Interest::NONE,
-                Watched::Sides {
-                    read: None,
-                    write: None,
-                },
-            ),
+            None => entries.insert(id, Interest::NONE, Watched::Sides(Box::default())),
         };
         let entry = &mut entries.slab[slot as usize];
         let before = entry.on;
@@ -435,7 +425,7 @@ impl Table {
         };
         let watcher = match removed?.watched {
             Watched::Object(watcher) => Some(watcher),
-            Watched::Sides { .. } => None,
+            Watched::Sides(_) => None,
         };
         let registered = self
             .selector()
@@ -535,8 +525,8 @@ impl Table {
                 slots.next().map(|(slot, entry)| {
                     let direction = match &entry.watched {
                         Watched::Object(_) => None,
-                        Watched::Sides { read: Some(_), .. } => Some(Direction::Read),
-                        Watched::Sides { .. } => Some(Direction::Write),
+                        Watched::Sides(sides) if sides.read.is_some() => Some(Direction::Read),
+                        Watched::Sides(_) => Some(Direction::Write),
                     };
                     (entry.key(slot as u32), entry.id, direction)
                 })

@@ -130,7 +130,7 @@ impl Wire {
     fn new(
         handle: &LoopHandle,
         capacity: usize,
-        protocol: Box<dyn AnyProtocol>,
+        protocol: AnyProtocol,
         over: Resolver<()>,
     ) -> Rc<Self> {
         let seat = Seat::new(protocol);
@@ -413,7 +413,7 @@ impl Transport for Wire {
         self.flags.closing.get()
     }
 
-    fn set_protocol(&self, protocol: Box<dyn AnyProtocol>) {
+    fn set_protocol(&self, protocol: AnyProtocol) {
         self.seat.set_protocol(protocol);
     }
 
