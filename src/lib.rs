@@ -1,10 +1,10 @@
 //! An asyncio-shaped event loop in which plain callbacks and futures share one line.
 //!
 //! Callbacks (`call_soon`, `call_later`, `add_reader`, the methods of protocols) and tasks (`async`
-//! code that may hold `Rc`s across its awaits) are items of one queue, first in, first out. The order
-//! is written down and tested sentence by sentence. There is no process-wide reactor, and no helper
-//! thread but those that look names up; the loop can be driven by another one, and tested with a
-//! clock that stands still.
+//! code that may hold `Rc`s across its awaits) are items of one queue, first in, first out. The
+//! order is written down and tested sentence by sentence. There is no process-wide reactor, and no
+//! helper thread but those that look names up; the loop can be driven by another one, and tested
+//! with a clock that stands still.
 //!
 //! An echo server. A client that does not read its echo is not read either:
 //!
