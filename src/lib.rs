@@ -113,6 +113,7 @@
 //! | send and steer | [`Transport`], [`WriteLimits`] |
 //! | write a transport | [`Seat`], [`seat`](seat()), [`testing::Wire`] |
 //! | watch descriptors | [`add_reader`](LoopHandle::add_reader), [`watch`](LoopHandle::watch) |
+//! | handle signals | [`add_signal_handler`](LoopHandle::add_signal_handler), [`signals`](LoopHandle::signals), [`Signal`] |
 //! | carry values along | [`ContextVar`] |
 //! | see errors nobody else saw | [`set_exception_handler`](LoopHandle::set_exception_handler) |
 //! | test | [`testing`], `#[coloop::test]` |
@@ -148,11 +149,14 @@ mod promise;
 mod random;
 mod ready;
 mod record;
+mod recurring;
 mod remote;
 mod report;
 mod resolve;
 mod run;
 mod selector;
+#[cfg(unix)]
+mod signal;
 mod socket;
 mod sys;
 mod task;
@@ -190,6 +194,8 @@ pub use self::report::{ExceptionContext, PanicPolicy, SlowCallback};
 pub use self::resolve::{Family, LookupFlags, Service};
 pub use self::run::run;
 pub use self::selector::{Interest, Readiness, Selector, SimId, Source, default_selector};
+#[cfg(unix)]
+pub use self::signal::{InvalidSignal, NextSignal, Signal, Signals};
 pub use self::socket::{ByteStream, Watchable};
 pub use self::task::{
     CancelledFuture, DeferCancel, Report, Shield, Task, TaskBuilder, TaskFactory, TaskRef,
@@ -222,6 +228,7 @@ mod pages {
         life_of_a_connection: "../book/src/life-of-a-connection.md",
         names: "../book/src/names.md",
         preface: "../book/src/preface.md",
+        signals: "../book/src/signals.md",
         tasks_and_awaiting: "../book/src/tasks-and-awaiting.md",
         testing: "../book/src/testing.md",
         the_turn: "../book/src/the-turn.md",

@@ -135,6 +135,8 @@ pub(crate) enum On {
     Write(i32),
     /// The addresses of a name.
     Lookup,
+    /// One of a stream's signals.
+    Signal,
     /// To be asked to end.
     Cancellation,
     /// The end of a connection.

@@ -14,12 +14,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as PollContext, Poll, Waker};
 
-use crate::context::{self, Context};
 use crate::core::{Core, LoopHandle};
 use crate::error::{LoopClosed, drop_quietly};
 use crate::key::{Direction, WatchKey};
 use crate::record::On;
-use crate::selector::table::{SourceId, Wants, Watcher, in_use};
+use crate::recurring::Recurring;
+use crate::selector::table::{Here, SourceId, Wants, Watcher, in_use};
 use crate::selector::{Interest, Source};
 use crate::socket::Watchable;
 
@@ -135,11 +135,7 @@ impl LoopHandle {
         place: &'static Location<'static>,
     ) -> io::Result<WatchId> {
         self.open()?;
-        let watcher = Rc::new(Callback {
-            seat: Cell::new(Some(callback)),
-            context: Cell::new(Context::capture()),
-            place,
-        });
+        let watcher = Rc::new(Recurring::new(callback, place));
         let source = Source::Fd(fd);
         let id = SourceId::of(&source);
         let watched = self.0.table.watch(source, direction, watcher);
@@ -182,48 +178,10 @@ fn always_ready(fd: i32) -> io::Error {
     )
 }
 
-/// A callback in its seat.
-struct Callback<F> {
-    seat: Cell<Option<F>>,
-    /// One context for all its calls, begun by the first that sets something.
-    context: Cell<Option<Context>>,
-    place: &'static Location<'static>,
-}
-
-/// The closure and the values of its context may both panic when they go: each goes by itself.
-impl<F> Drop for Callback<F> {
-    fn drop(&mut self) {
-        drop_quietly(self.seat.take());
-        drop_quietly(self.context.take());
-    }
-}
-
-impl<F: FnMut()> Watcher for Callback<F> {
-    fn ready(self: Rc<Self>, _: Direction) -> Wants {
-        /// Puts the callback back also when it panics.
-        struct Seated<'a, F>(&'a Cell<Option<F>>, Option<F>);
-        impl<F> Drop for Seated<'_, F> {
-            fn drop(&mut self) {
-                self.0.set(self.1.take());
-            }
-        }
-
-        let mut seated = Seated(&self.seat, self.seat.take());
-        let mut call = || {
-            if let Some(callback) = &mut seated.1 {
-                callback();
-            }
-        };
-        match self.context.take() {
-            Some(context) => {
-                self.context.set(Some(context.clone()));
-                context::run_item(context, call);
-            }
-            None => {
-                call();
-                self.context.set(context::current());
-            }
-        }
+impl<F: FnMut()> Watcher for Recurring<F> {
+    fn ready(self: Rc<Self>, _: Direction, here: &Here) -> Wants {
+        here.set(Some(Watcher::place(&*self)));
+        self.call();
         Wants::More
     }
 
@@ -287,7 +245,8 @@ impl Sides {
 }
 
 impl Watcher for Sides {
-    fn ready(self: Rc<Self>, direction: Direction) -> Wants {
+    fn ready(self: Rc<Self>, direction: Direction, here: &Here) -> Wants {
+        here.set(Some(self.place));
         let side = self.side(direction);
         let waiting = side.waiting.take();
         if waiting.is_empty() {

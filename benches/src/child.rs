@@ -107,7 +107,7 @@ pub(crate) fn start(
 }
 
 /// Reads a stream to its end on the side, so that a child never waits for a full pipe.
-fn read(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
+pub(crate) fn read(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
     thread::spawn(move || {
         let mut text = String::new();
         let _ = stream.read_to_string(&mut text);

@@ -1,4 +1,5 @@
-//! Measures the in-process half of the loop beside its peers and its bare limits.
+//! Measures the loop beside its peers and its bare limits: in this process, and with `net` as the
+//! first word as an echo server.
 //!
 //! `cargo run --release` runs every case of every contestant in a process of its own, in several
 //! rounds: within a round all contestants run a case one after the other (in turn another one
@@ -11,6 +12,7 @@ mod child;
 mod coloop;
 mod limit;
 mod measure;
+mod net;
 mod peers;
 mod plan;
 mod table;
@@ -19,7 +21,7 @@ use std::env;
 use std::fs;
 
 use self::measure::{Counting, OPERATIONS};
-use self::plan::{CONTESTANTS, Case, Figure, GROUPS, Goal, Group};
+use self::plan::{CONTESTANTS, Case, Figure, GROUPS, Goal, Group, LIMIT};
 use self::table::Results;
 
 #[global_allocator]
@@ -27,7 +29,8 @@ static ALLOCATOR: Counting = Counting;
 
 const USAGE: &str =
     "options: [--rounds N] [--quick] [--instructions] [--only NAME,…] [--cases CASE,…]
-of a child: --contestant NAME --case CASE [--size N]";
+of a child: --contestant NAME --case CASE [--size N]
+or: net [options of net]";
 
 #[derive(Default)]
 struct Options {
@@ -84,7 +87,11 @@ fn check<'a>(what: &str, asked: &[String], known: impl Iterator<Item = &'a str> 
 }
 
 fn main() {
-    let Some(options) = Options::parse(env::args().skip(1)) else {
+    let mut words = env::args().skip(1).peekable();
+    if words.next_if(|word| word == "net").is_some() {
+        return net::main(words);
+    }
+    let Some(options) = Options::parse(words) else {
         eprintln!("{USAGE}");
         std::process::exit(2);
     };
@@ -114,7 +121,7 @@ fn time(options: &Options) {
     let rounds = options.rounds.unwrap_or(5);
     let part = if options.quick { 8 } else { 1 };
     let contestants = options.contestants();
-    let mut results = Results::default();
+    let mut results = Results::new(CONTESTANTS, LIMIT);
     println!(
         "{rounds} rounds of 1/{part} of a full run; load before: {}",
         load()
@@ -162,7 +169,7 @@ fn count_instructions(options: &Options) {
         eprintln!("valgrind is not to be had: {error}");
         std::process::exit(1);
     }
-    let mut results = Results::default();
+    let mut results = Results::new(CONTESTANTS, LIMIT);
     let mut heads = Vec::new();
     for case in wanted(options).filter(|case| case.counted > 0) {
         heads.push(Figure {

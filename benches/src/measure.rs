@@ -11,6 +11,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
+use std::io;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 
@@ -63,7 +64,7 @@ impl Memory {
         COUNTS.store(true, Ordering::Relaxed);
         LIVE.store(0, Ordering::Relaxed);
         Self {
-            resident: resident(),
+            resident: resident("self"),
         }
     }
 
@@ -71,14 +72,15 @@ impl Memory {
     pub(crate) fn emit(self, name: &str, n: u64) {
         let heap = LIVE.load(Ordering::Relaxed);
         COUNTS.store(false, Ordering::Relaxed);
-        let resident = resident().saturating_sub(self.resident);
+        let resident = resident("self").saturating_sub(self.resident);
         emit(&format!("{name}-heap"), heap as f64 / n as f64);
         emit(&format!("{name}-rss"), resident as f64 / n as f64);
     }
 }
 
-fn resident() -> u64 {
-    let pages = fs::read_to_string("/proc/self/statm")
+/// Resident bytes of a process, by its number or `self`.
+pub(crate) fn resident(process: &str) -> u64 {
+    let pages = fs::read_to_string(format!("/proc/{process}/statm"))
         .ok()
         .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok())
         .unwrap_or(0);
@@ -113,6 +115,16 @@ fn clock(id: libc::clockid_t) -> u64 {
 /// Nanoseconds of the monotonic clock.
 pub(crate) fn wall() -> u64 {
     clock(libc::CLOCK_MONOTONIC)
+}
+
+/// CPU time of another process so far, in ns: every thread, user and system.
+pub(crate) fn cpu_of(process: libc::pid_t) -> io::Result<u64> {
+    let mut id = 0;
+    // SAFETY: `id` is a valid place for the result.
+    match unsafe { libc::clock_getcpuclockid(process, &raw mut id) } {
+        0 => Ok(clock(id)),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
 }
 
 /// CPU time from now on.

@@ -5,19 +5,31 @@
 
 use std::collections::HashMap;
 
-use crate::plan::{CONTESTANTS, Figure, Goal, Kind, LIMIT, OURS};
+use crate::plan::{Figure, Goal, Kind, OURS};
 
 /// Every figure of every round: by contestant and figure, one place a round.
-#[derive(Default)]
-pub(crate) struct Results(HashMap<(&'static str, &'static str), Vec<Option<f64>>>);
+pub(crate) struct Results {
+    contestants: &'static [(&'static str, Kind)],
+    /// The contestant that ratios are to.
+    limit: &'static str,
+    figures: HashMap<(&'static str, &'static str), Vec<Option<f64>>>,
+}
 
 impl Results {
+    pub(crate) fn new(contestants: &'static [(&'static str, Kind)], limit: &'static str) -> Self {
+        Self {
+            contestants,
+            limit,
+            figures: HashMap::new(),
+        }
+    }
+
     pub(crate) fn add(&mut self, who: &'static str, figure: &'static str, value: Option<f64>) {
-        self.0.entry((who, figure)).or_default().push(value);
+        self.figures.entry((who, figure)).or_default().push(value);
     }
 
     fn rounds(&self, who: &'static str, figure: &'static str) -> &[Option<f64>] {
-        self.0.get(&(who, figure)).map_or(&[], Vec::as_slice)
+        self.figures.get(&(who, figure)).map_or(&[], Vec::as_slice)
     }
 
     fn median(&self, who: &'static str, figure: &'static str) -> Option<f64> {
@@ -32,7 +44,10 @@ impl Results {
     }
 
     fn best_peer(&self, figure: &'static str) -> Option<&'static str> {
-        let peers = CONTESTANTS.iter().filter(|(_, kind)| *kind == Kind::Peer);
+        let peers = self
+            .contestants
+            .iter()
+            .filter(|(_, kind)| *kind == Kind::Peer);
         let known = peers.filter_map(|(who, _)| Some((*who, self.median(who, figure)?)));
         known
             .min_by(|one, other| one.1.total_cmp(&other.1))
@@ -44,8 +59,8 @@ impl Results {
         let Some(value) = self.median(who, figure) else {
             return "-".to_owned();
         };
-        match median(self.ratios(who, LIMIT, figure)) {
-            Some(ratio) if who != LIMIT => format!("{} ({ratio:.2})", number(value)),
+        match median(self.ratios(who, self.limit, figure)) {
+            Some(ratio) if who != self.limit => format!("{} ({ratio:.2})", number(value)),
             _ => number(value),
         }
     }
@@ -66,7 +81,7 @@ impl Results {
             Goal::Open => return "-".to_owned(),
             Goal::Limit(times) => (
                 format!("{times} × limit"),
-                median(self.ratios(OURS, LIMIT, figure.name)).map(|ratio| ratio <= times),
+                median(self.ratios(OURS, self.limit, figure.name)).map(|ratio| ratio <= times),
             ),
             Goal::Peer(times) => (
                 format!("{times} × best peer"),
@@ -90,7 +105,7 @@ impl Results {
     pub(crate) fn print(&self, title: &str, figures: &[&Figure]) {
         let mut lines = vec![vec![String::new()]];
         lines[0].extend(figures.iter().map(|figure| figure.label.to_owned()));
-        for (who, _) in CONTESTANTS {
+        for (who, _) in self.contestants {
             let cells: Vec<_> = figures
                 .iter()
                 .map(|figure| self.cell(who, figure.name))
@@ -99,10 +114,10 @@ impl Results {
                 lines.push([vec![format!("`{who}`")], cells].concat());
             }
         }
-        if CONTESTANTS.iter().any(|(_, kind)| *kind == Kind::Ours) {
+        if self.contestants.iter().any(|(_, kind)| *kind == Kind::Ours) {
             let to_limit = figures
                 .iter()
-                .map(|figure| self.ours_to(LIMIT, figure.name));
+                .map(|figure| self.ours_to(self.limit, figure.name));
             let to_peer = figures
                 .iter()
                 .map(|figure| match self.best_peer(figure.name) {
@@ -119,7 +134,7 @@ impl Results {
     }
 }
 
-fn print_lines(lines: &[Vec<String>]) {
+pub(crate) fn print_lines(lines: &[Vec<String>]) {
     let columns = lines[0].len();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
     let widths: Vec<_> = (0..columns)
@@ -151,7 +166,7 @@ fn print_lines(lines: &[Vec<String>]) {
     }
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {
@@ -162,7 +177,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 }
 
 /// Three figures that count, thousands parted.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value < 9.995 {
         return format!("{value:.2}");
     }

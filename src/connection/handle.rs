@@ -57,7 +57,8 @@ impl<P> Shared<P> {
 
     #[inline]
     pub(super) fn put(&self, protocol: Box<P>) {
-        self.protocol.set(Some(protocol));
+        let before = self.protocol.replace(Some(protocol));
+        debug_assert!(before.is_none(), "whoever puts it back has taken it out");
     }
 
     pub(super) fn is_free(&self) -> bool {

@@ -8,6 +8,7 @@
 //! | `handle` | how a program reaches its protocol, and gets it back |
 //! | `factory` | what makes a protocol when a connection is made |
 //! | `outbox` | bytes that wait to be written, and the marks that say "enough" |
+//! | `state` | what has happened to a connection |
 //! | `stream` | the transport over any stream of bytes |
 //!
 //! What must always hold:
@@ -24,6 +25,7 @@ mod handle;
 mod outbox;
 mod protocol;
 mod seat;
+mod state;
 mod stream;
 mod transport;
 

@@ -21,7 +21,7 @@ use std::marker::PhantomData;
 use std::panic::{self, AssertUnwindSafe, Location};
 use std::rc::Rc;
 
-use self::sealed::{Answer, Calls, Method};
+use self::sealed::{Answer, Called, Calls, Method};
 use super::handle::{ProtocolHandle, Shared, Standing};
 use super::protocol::{BufferedProtocol, Eof, Protocol};
 use super::transport::Transport;
@@ -34,9 +34,9 @@ use crate::report::ExceptionContext;
 pub trait AnyProtocol: Calls {}
 
 mod sealed {
+    use std::any::Any;
     use std::io;
     use std::rc::Rc;
-    use std::thread;
 
     use super::super::handle::Standing;
     use super::super::protocol::Eof;
@@ -50,7 +50,6 @@ mod sealed {
     )]
     pub enum Method<'a> {
         Made,
-        Received(&'a [u8]),
         /// Reads into the protocol's own buffer.
         Fill(
             Option<usize>,
@@ -72,14 +71,25 @@ mod sealed {
         NoBuffer,
     }
 
+    /// What became of a call.
+    #[derive(Debug)]
+    #[expect(unnameable_types, reason = "between a seat and what sits in it")]
+    pub enum Called<T> {
+        Done(T),
+        /// The protocol is in a call already.
+        Busy,
+        Panicked(Box<dyn Any + Send>),
+    }
+
     #[expect(unnameable_types, reason = "nobody else is to implement it")]
     pub trait Calls {
         /// Calls the protocol, unless it is in a call already.
-        fn call(
-            &self,
-            transport: &Rc<dyn Transport>,
-            method: Method<'_>,
-        ) -> Option<thread::Result<Answer>>;
+        fn call(&self, transport: &Rc<dyn Transport>, method: Method<'_>) -> Called<Answer>;
+
+        /// Gives the protocol what has come; says whether it had room for it.
+        ///
+        /// A method of its own, because it is called for every message.
+        fn received(&self, transport: &Rc<dyn Transport>, data: &[u8]) -> Called<bool>;
 
         fn is_free(&self) -> bool;
 
@@ -140,6 +150,8 @@ struct Seated<P, S>(Rc<Shared<P>>, PhantomData<S>);
 trait Style<P> {
     const BUFFERED: bool;
 
+    fn received(protocol: &mut P, transport: &Rc<dyn Transport>, data: &[u8]) -> bool;
+
     fn perform(protocol: &mut P, transport: &Rc<dyn Transport>, method: Method<'_>) -> Answer;
 }
 
@@ -150,9 +162,13 @@ impl<P: Protocol> Style<P> for Plain {
     const BUFFERED: bool = false;
 
     #[inline]
+    fn received(protocol: &mut P, transport: &Rc<dyn Transport>, data: &[u8]) -> bool {
+        protocol.data_received(transport, data);
+        true
+    }
+
     fn perform(protocol: &mut P, transport: &Rc<dyn Transport>, method: Method<'_>) -> Answer {
         match method {
-            Method::Received(data) => protocol.data_received(transport, data),
             Method::Made => protocol.connection_made(transport),
             Method::Eof => return Answer::Eof(protocol.eof_received(transport)),
             Method::Pause => protocol.pause_writing(transport),
@@ -166,6 +182,20 @@ impl<P: Protocol> Style<P> for Plain {
 
 impl<P: BufferedProtocol> Style<P> for Lending {
     const BUFFERED: bool = true;
+
+    fn received(protocol: &mut P, transport: &Rc<dyn Transport>, mut data: &[u8]) -> bool {
+        while !data.is_empty() && !transport.is_closing() {
+            let buffer = protocol.get_buffer(Some(data.len()));
+            if buffer.is_empty() {
+                return false;
+            }
+            let count = buffer.len().min(data.len());
+            buffer[..count].copy_from_slice(&data[..count]);
+            data = &data[count..];
+            protocol.buffer_updated(transport, count);
+        }
+        true
+    }
 
     fn perform(protocol: &mut P, transport: &Rc<dyn Transport>, method: Method<'_>) -> Answer {
         match method {
@@ -181,18 +211,6 @@ impl<P: BufferedProtocol> Style<P> for Lending {
                 }
                 return Answer::Filled(filled);
             }
-            Method::Received(mut data) => {
-                while !data.is_empty() && !transport.is_closing() {
-                    let buffer = protocol.get_buffer(Some(data.len()));
-                    if buffer.is_empty() {
-                        return Answer::NoBuffer;
-                    }
-                    let count = buffer.len().min(data.len());
-                    buffer[..count].copy_from_slice(&data[..count]);
-                    data = &data[count..];
-                    protocol.buffer_updated(transport, count);
-                }
-            }
             Method::Made => protocol.connection_made(transport),
             Method::Eof => return Answer::Eof(protocol.eof_received(transport)),
             Method::Pause => protocol.pause_writing(transport),
@@ -203,19 +221,30 @@ impl<P: BufferedProtocol> Style<P> for Lending {
     }
 }
 
-impl<P: 'static, S: Style<P>> Calls for Seated<P, S> {
+impl<P: 'static, S: Style<P>> Seated<P, S> {
+    /// Takes the protocol out for a call; it comes back also when that panics.
     #[inline]
-    fn call(
-        &self,
-        transport: &Rc<dyn Transport>,
-        method: Method<'_>,
-    ) -> Option<std::thread::Result<Answer>> {
-        let mut protocol = self.0.take()?;
-        let called = panic::catch_unwind(AssertUnwindSafe(|| {
-            S::perform(&mut protocol, transport, method)
-        }));
+    fn out<T>(&self, call: impl FnOnce(&mut P) -> T) -> Called<T> {
+        let Some(mut protocol) = self.0.take() else {
+            return Called::Busy;
+        };
+        let called = panic::catch_unwind(AssertUnwindSafe(|| call(&mut protocol)));
         self.0.put(protocol);
-        Some(called)
+        match called {
+            Ok(done) => Called::Done(done),
+            Err(payload) => Called::Panicked(payload),
+        }
+    }
+}
+
+impl<P: 'static, S: Style<P>> Calls for Seated<P, S> {
+    fn call(&self, transport: &Rc<dyn Transport>, method: Method<'_>) -> Called<Answer> {
+        self.out(|protocol| S::perform(protocol, transport, method))
+    }
+
+    #[inline]
+    fn received(&self, transport: &Rc<dyn Transport>, data: &[u8]) -> Called<bool> {
+        self.out(|protocol| S::received(protocol, transport, data))
     }
 
     fn is_free(&self) -> bool {
@@ -246,6 +275,8 @@ impl<P: 'static, S: Style<P>> AnyProtocol for Seated<P, S> {}
 /// [`testing::Wire`](crate::testing::Wire) is a transport in memory that is built on it.
 pub struct Seat {
     protocol: Cell<Option<Box<dyn AnyProtocol>>>,
+    /// Whether it lends the memory to read into: asked for every message.
+    buffered: Cell<bool>,
     context: Cell<Option<Context>>,
     place: &'static Location<'static>,
     /// Whether writing is paused, and what the protocol has been told of that.
@@ -269,6 +300,7 @@ impl Seat {
         place: &'static Location<'static>,
     ) -> Self {
         Self {
+            buffered: Cell::new(protocol.is_buffered()),
             protocol: Cell::new(Some(protocol)),
             context: Cell::new(context),
             place,
@@ -285,19 +317,16 @@ impl Seat {
 
     /// Tells whether the protocol can be called: it is here, and not in a call.
     pub fn is_free(&self) -> bool {
-        self.look(|protocol| protocol.is_free())
+        let protocol = self.protocol.take();
+        let free = protocol.as_ref().is_some_and(|protocol| protocol.is_free());
+        self.protocol.set(protocol);
+        free
     }
 
     /// Tells whether the protocol lends the memory to read into.
+    #[inline]
     pub fn is_buffered(&self) -> bool {
-        self.look(|protocol| protocol.is_buffered())
-    }
-
-    fn look(&self, look: impl FnOnce(&dyn AnyProtocol) -> bool) -> bool {
-        let protocol = self.protocol.take();
-        let seen = protocol.as_deref().is_some_and(look);
-        self.protocol.set(protocol);
-        seen
+        self.buffered.get()
     }
 
     /// Lets another protocol take the seat. One that is in a call leaves when it returns.
@@ -306,6 +335,7 @@ impl Seat {
             retire(protocol, Standing::Replaced, None);
             return;
         }
+        self.buffered.set(protocol.is_buffered());
         if let Some(before) = self.protocol.replace(Some(protocol)) {
             retire(before, Standing::Replaced, None);
         }
@@ -329,16 +359,21 @@ impl Seat {
     /// # Errors
     ///
     /// [`SeatError`]; nothing of `data` was delivered when it says `Busy` or `Empty`.
-    #[inline]
+    #[inline(always)]
     pub fn data_received(
         &self,
         transport: &Rc<dyn Transport>,
         data: &[u8],
     ) -> Result<(), SeatError> {
-        match self.call(transport, "data_received", Method::Received(data))? {
-            Answer::NoBuffer => Err(SeatError::Failed(no_buffer(self.place))),
-            _ => Ok(()),
+        let called = self.seated(|protocol| protocol.received(transport, data));
+        let answer = match called {
+            Called::Done(true) => Ok(()),
+            called => self.not_received(called),
+        };
+        if self.told.get() != self.paused.get() {
+            self.tell_flow_behind(transport);
         }
+        answer
     }
 
     /// Lets `read` fill the memory that the protocol lends, and tells it how much there is.
@@ -415,7 +450,7 @@ impl Seat {
     /// be: then put [`tell_flow`](Seat::tell_flow) in the line.
     pub fn set_writing_paused(&self, paused: bool) -> bool {
         self.paused.set(paused);
-        paused != self.told.get() && !self.silent.get() && self.look(|_| true)
+        paused != self.told.get() && !self.silent.get() && self.is_here()
     }
 
     /// Tells whether writing is paused.
@@ -453,8 +488,15 @@ impl Seat {
         Ok(())
     }
 
+    /// Whether the protocol is here, and not in a call that this seat has made.
+    fn is_here(&self) -> bool {
+        let protocol = self.protocol.take();
+        let here = protocol.is_some();
+        self.protocol.set(protocol);
+        here
+    }
+
     /// Makes a call, and behind it the ones that fell due within it.
-    #[inline]
     fn call(
         &self,
         transport: &Rc<dyn Transport>,
@@ -463,44 +505,92 @@ impl Seat {
     ) -> Result<Answer, SeatError> {
         let called = self.call_alone(transport, name, method);
         if self.told.get() != self.paused.get() {
-            // Busy is what a handle's `with` further up in the stack makes of it; it comes again.
-            let _ = self.tell_flow(transport);
+            self.tell_flow_behind(transport);
         }
         called
     }
 
-    #[inline]
     fn call_alone(
         &self,
         transport: &Rc<dyn Transport>,
         name: &'static str,
         method: Method<'_>,
     ) -> Result<Answer, SeatError> {
+        match self.seated(|protocol| protocol.call(transport, method)) {
+            Called::Done(answer) => Ok(answer),
+            Called::Busy => Err(self.busy()),
+            Called::Panicked(payload) => Err(self.panicked(name, payload)),
+        }
+    }
+
+    /// Takes what sits here out for a call, in the context of the connection.
+    #[inline(always)]
+    fn seated<T>(&self, call: impl FnOnce(&dyn AnyProtocol) -> Called<T>) -> Called<T> {
         let Some(seated) = self.protocol.take() else {
-            return Err(if self.lost.get() {
-                SeatError::Empty
-            } else {
-                SeatError::Busy
-            });
+            return Called::Busy;
         };
-        let entered = context::enter(self.context.take());
-        let called = seated.call(transport, method);
-        // The context itself, which the call may have begun.
-        self.context.set(context::current());
-        drop(entered);
+        // Most connections and most loops have no context at all.
+        let entered = self.enter_context();
+        let called = call(&*seated);
+        if entered.is_some() || context::is_used() {
+            self.leave_context(entered);
+        }
         // Back in its seat, unless another has taken that meanwhile.
-        match self.protocol.take() {
-            None => self.protocol.set(Some(seated)),
-            newer => {
-                self.protocol.set(newer);
-                retire(seated, Standing::Replaced, None);
+        if let Some(newer) = self.protocol.replace(Some(seated)) {
+            self.make_way(newer);
+        }
+        called
+    }
+
+    #[inline(always)]
+    fn enter_context(&self) -> Option<context::Entered> {
+        let context = self.context.take();
+        (context.is_some() || context::is_used()).then(|| context::enter(context))
+    }
+
+    /// Keeps the context itself: the call may have begun it.
+    #[cold]
+    fn leave_context(&self, entered: Option<context::Entered>) {
+        self.context.set(match entered {
+            Some(entered) => {
+                let context = context::current();
+                drop(entered);
+                context
             }
+            None => context::swap(None),
+        });
+    }
+
+    #[cold]
+    fn make_way(&self, newer: Box<dyn AnyProtocol>) {
+        if let Some(older) = self.protocol.replace(Some(newer)) {
+            retire(older, Standing::Replaced, None);
         }
-        match called {
-            Some(Ok(answer)) => Ok(answer),
-            None => Err(SeatError::Busy),
-            Some(Err(payload)) => Err(self.panicked(name, payload)),
+    }
+
+    /// Tells of pausing and resuming behind a call.
+    #[cold]
+    fn tell_flow_behind(&self, transport: &Rc<dyn Transport>) {
+        // Busy is what a handle's `with` further up in the stack makes of it; it comes again.
+        let _ = self.tell_flow(transport);
+    }
+
+    fn busy(&self) -> SeatError {
+        if self.lost.get() {
+            SeatError::Empty
+        } else {
+            SeatError::Busy
         }
+    }
+
+    #[cold]
+    fn not_received(&self, called: Called<bool>) -> Result<(), SeatError> {
+        Err(match called {
+            Called::Done(true) => return Ok(()),
+            Called::Done(false) => SeatError::Failed(no_buffer(self.place)),
+            Called::Busy => self.busy(),
+            Called::Panicked(payload) => self.panicked("data_received", payload),
+        })
     }
 
     #[cold]

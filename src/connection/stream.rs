@@ -26,6 +26,7 @@ use std::rc::{Rc, Weak};
 use super::outbox::Outbox;
 use super::protocol::Eof;
 use super::seat::{AnyProtocol, Seat, SeatError};
+use super::state::State;
 use super::transport::{Transport, WriteLimits, WriteRefused};
 use crate::address::Address;
 use crate::context::Context;
@@ -33,7 +34,7 @@ use crate::core::Core;
 use crate::error::drop_quietly;
 use crate::key::{Direction, WatchKey};
 use crate::report::ExceptionContext;
-use crate::selector::table::{Wants, Watcher};
+use crate::selector::table::{Here, Wants, Watcher};
 use crate::selector::{Interest, Source};
 use crate::socket::{ByteStream, Watchable};
 
@@ -86,12 +87,7 @@ pub(crate) fn open<S: ByteStream + 'static>(
         peer,
         keeper: Cell::new(None),
         in_vain: Cell::new(0),
-        begun: Cell::new(false),
-        paused: Cell::new(false),
-        ended: Cell::new(false),
-        eof_asked: Cell::new(false),
-        closing: Cell::new(false),
-        ending: Cell::new(false),
+        state: State::default(),
     });
     let watcher: Rc<Stream<S>> = Rc::clone(&transport);
     match core.table.watch_object(source, Interest::NONE, watcher) {
@@ -128,17 +124,7 @@ struct Stream<S: ByteStream + 'static> {
     peer: Option<Address>,
     keeper: Cell<Option<(Rc<dyn Keeper>, usize)>>,
     in_vain: Cell<u8>,
-    /// The protocol knows of the connection.
-    begun: Cell<bool>,
-    /// Reading is paused.
-    paused: Cell<bool>,
-    /// The peer will send no more.
-    ended: Cell<bool>,
-    /// This side will send no more once the outbox is empty.
-    eof_asked: Cell<bool>,
-    closing: Cell<bool>,
-    /// `lose` stands in the line, or has run.
-    ending: Cell<bool>,
+    state: State,
 }
 
 /// What few transports have.
@@ -181,7 +167,7 @@ impl<S: ByteStream> Stream<S> {
         let transport: Rc<dyn Transport> = Rc::<Self>::clone(self);
         // It was made here, nobody has its handle yet: nothing can be in the way.
         let _ = self.seat.connection_made(&transport);
-        self.begun.set(true);
+        self.state.note(State::BEGUN);
         self.watch_reading();
     }
 
@@ -211,10 +197,10 @@ impl<S: ByteStream> Stream<S> {
 
     /// Stops watching and puts the end in the line.
     fn end(&self, error: Option<io::Error>) {
-        if self.ending.replace(true) {
+        if self.state.note(State::ENDING) {
             return;
         }
-        self.closing.set(true);
+        self.state.note(State::CLOSING);
         self.seat.silence();
         drop_quietly(self.outbox.take());
         if let Some(key) = self.key.take() {
@@ -227,7 +213,7 @@ impl<S: ByteStream> Stream<S> {
 
     /// Ends the connection abruptly.
     fn fail(&self, error: Option<io::Error>) {
-        if !self.ending.get() {
+        if !self.state.any(State::ENDING) {
             self.with_stream(ByteStream::abort);
             self.end(error);
         }
@@ -242,12 +228,8 @@ impl<S: ByteStream> Stream<S> {
         Some(result)
     }
 
-    fn wants_reading(&self) -> bool {
-        self.begun.get() && !self.paused.get() && !self.ended.get() && !self.closing.get()
-    }
-
     fn watch_reading(&self) {
-        self.watch(Direction::Read, self.wants_reading());
+        self.watch(Direction::Read, self.state.wants_reading());
     }
 
     fn watch(&self, direction: Direction, on: bool) {
@@ -261,40 +243,75 @@ impl<S: ByteStream> Stream<S> {
 
     // ---- Reading -------------------------------------------------------------------------------
 
+    #[inline]
     fn read(self: &Rc<Self>) -> Wants {
-        if !self.wants_reading() {
+        if !self.state.wants_reading() {
             return Wants::Pause;
         }
-        if !self.seat.is_free() {
-            // The protocol is lent to a `with` that makes turns; what has come waits in the stream.
+        let transport: Rc<dyn Transport> = Rc::<Self>::clone(self);
+        if self.seat.is_buffered() {
+            let mut read = |buffer: &mut [u8]| self.recv(buffer);
+            match self.seat.read_with(&transport, None, &mut read) {
+                Ok(received) => self.received(received, &transport),
+                Err(error) => self.not_taken(error, &[]),
+            }
             return Wants::More;
         }
-        let transport: Rc<dyn Transport> = Rc::<Self>::clone(self);
-        let received = if self.seat.is_buffered() {
-            let mut read = |buffer: &mut [u8]| self.recv(buffer);
-            self.seat.read_with(&transport, None, &mut read)
-        } else {
-            let mut buffer = self.core.lend_buffer();
-            let received = self.recv(&mut buffer);
-            let told = match received {
-                Ok(count @ 1..) => {
-                    let data = buffer.get(..count).unwrap_or(&buffer);
-                    self.seat.data_received(&transport, data)
+        let mut buffer = self.core.lend_buffer();
+        match self.recv(&mut buffer) {
+            Ok(count @ 1..) => {
+                let data = buffer.get(..count).unwrap_or(&buffer);
+                if let Err(error) = self.seat.data_received(&transport, data) {
+                    self.not_taken(error, data);
                 }
-                _ => Ok(()),
-            };
-            self.core.return_buffer(buffer);
-            told.map(|()| received)
-        };
-        match received {
-            Ok(Ok(1..)) => {}
-            Ok(Ok(0)) => self.end_of_input(&transport),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(Err(error)) => self.end(Some(error)),
-            Err(SeatError::Failed(error)) => self.fail(Some(error)),
-            Err(_) => {}
+            }
+            received => self.received(received, &transport),
         }
+        self.core.return_buffer(buffer);
         Wants::More
+    }
+
+    /// Acts on what a read has given other than data.
+    #[cold]
+    fn received(self: &Rc<Self>, received: io::Result<usize>, transport: &Rc<dyn Transport>) {
+        match received {
+            Ok(0) => self.end_of_input(transport),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => self.end(Some(error)),
+        }
+    }
+
+    /// The protocol has not taken what has come.
+    #[cold]
+    fn not_taken(self: &Rc<Self>, error: SeatError, data: &[u8]) {
+        match error {
+            SeatError::Failed(error) => self.fail(Some(error)),
+            // The protocol is lent to a `with` that makes turns: what has come is kept for it.
+            SeatError::Busy if !data.is_empty() => {
+                self.state.note(State::KEPT);
+                self.watch_reading();
+                self.queue_kept(data.into());
+            }
+            SeatError::Busy | SeatError::Empty => {}
+        }
+    }
+
+    fn queue_kept(self: &Rc<Self>, data: Box<[u8]>) {
+        let item = Unless(Some(Rc::clone(self)));
+        let deliver = move || {
+            item.run(|this| {
+                this.state.forget(State::KEPT);
+                let transport: Rc<dyn Transport> = Rc::<Self>::clone(&this);
+                if !this.state.any(State::CLOSING)
+                    && let Err(error) = this.seat.data_received(&transport, &data)
+                {
+                    this.not_taken(error, &data);
+                }
+                this.watch_reading();
+            });
+        };
+        self.core.queue(Box::new(deliver), self.seat.place());
     }
 
     #[inline]
@@ -308,13 +325,23 @@ impl<S: ByteStream> Stream<S> {
         }
     }
 
-    fn end_of_input(&self, transport: &Rc<dyn Transport>) {
-        self.ended.set(true);
+    fn end_of_input(self: &Rc<Self>, transport: &Rc<dyn Transport>) {
+        self.state.note(State::ENDED);
         self.watch_reading();
         match self.seat.eof_received(transport) {
             Ok(Eof::Close) => self.close(),
+            Ok(Eof::KeepOpen) | Err(SeatError::Empty) => {}
             Err(SeatError::Failed(error)) => self.fail(Some(error)),
-            Ok(Eof::KeepOpen) | Err(_) => {}
+            Err(SeatError::Busy) => {
+                let item = Unless(Some(Rc::clone(self)));
+                let again = move || {
+                    item.run(|this| {
+                        let transport: Rc<dyn Transport> = Rc::<Self>::clone(&this);
+                        this.end_of_input(&transport);
+                    });
+                };
+                self.core.queue(Box::new(again), self.seat.place());
+            }
         }
     }
 
@@ -322,13 +349,13 @@ impl<S: ByteStream> Stream<S> {
 
     /// Tells whether bytes are taken, and complains of those that are written in vain.
     fn accepts(&self) -> bool {
-        if self.eof_asked.get() {
+        if self.state.any(State::EOF_ASKED) {
             let report = "write after write_eof: the data was discarded";
             self.report(ExceptionContext::new(report));
             return false;
         }
-        let flushing = || !self.ending.get() && self.write_buffer_size() > 0;
-        if !self.closing.get() || flushing() {
+        let flushing = || !self.state.any(State::ENDING) && self.write_buffer_size() > 0;
+        if !self.state.any(State::CLOSING) || flushing() {
             return true;
         }
         let count = self.in_vain.get().saturating_add(1);
@@ -433,7 +460,7 @@ impl<S: ByteStream> Stream<S> {
         let size = outbox.len();
         let empty = outbox.is_empty();
         self.outbox.set((!empty).then_some(outbox));
-        if self.ending.get() {
+        if self.state.any(State::ENDING) {
             return Wants::Pause;
         }
         if self.seat.is_writing_paused() && size <= self.write_buffer_limits().low {
@@ -449,9 +476,9 @@ impl<S: ByteStream> Stream<S> {
 
     /// Everything is written: what was put off until then is done.
     fn flushed(&self) {
-        if self.closing.get() {
+        if self.state.any(State::CLOSING) {
             self.end(None);
-        } else if self.eof_asked.get()
+        } else if self.state.any(State::EOF_ASKED)
             && let Err(error) = self.shut_down()
         {
             self.end(Some(error));
@@ -465,7 +492,8 @@ impl<S: ByteStream> Stream<S> {
 }
 
 impl<S: ByteStream> Watcher for Stream<S> {
-    fn ready(self: Rc<Self>, direction: Direction) -> Wants {
+    fn ready(self: Rc<Self>, direction: Direction, here: &Here) -> Wants {
+        here.set(Some(self.seat.place()));
         match direction {
             Direction::Read => self.read(),
             Direction::Write => self.flush(),
@@ -477,12 +505,12 @@ impl<S: ByteStream> Watcher for Stream<S> {
     }
 
     fn let_go(&self) {
-        if self.core.debug.get() && !self.closing.get() {
+        if self.core.debug.get() && !self.state.any(State::CLOSING) {
             let report = "a connection was still open when its loop was closed";
             self.report(ExceptionContext::new(report));
         }
-        self.closing.set(true);
-        self.ending.set(true);
+        self.state.note(State::CLOSING);
+        self.state.note(State::ENDING);
         drop_quietly(self.outbox.take());
         if let Some(key) = self.key.take() {
             drop_quietly(self.core.table.unwatch_object(key));
@@ -498,7 +526,7 @@ impl<S: ByteStream> Watcher for Stream<S> {
 impl<S: ByteStream> Transport for Stream<S> {
     #[inline]
     fn write(&self, data: &[u8]) {
-        if (self.closing.get() || self.eof_asked.get()) && !self.accepts() {
+        if self.state.any(State::CLOSING | State::EOF_ASKED) && !self.accepts() {
             return;
         }
         if data.is_empty() {
@@ -513,7 +541,7 @@ impl<S: ByteStream> Transport for Stream<S> {
     }
 
     fn write_vectored(&self, buffers: &[IoSlice<'_>]) {
-        if (self.closing.get() || self.eof_asked.get()) && !self.accepts() {
+        if self.state.any(State::CLOSING | State::EOF_ASKED) && !self.accepts() {
             return;
         }
         let size: usize = buffers.iter().map(|buffer| buffer.len()).sum();
@@ -529,10 +557,10 @@ impl<S: ByteStream> Transport for Stream<S> {
     }
 
     fn try_write(&self, data: &[u8]) -> Result<(), WriteRefused> {
-        if self.closing.get() {
+        if self.state.any(State::CLOSING) {
             return Err(WriteRefused::Closing);
         }
-        if self.eof_asked.get() {
+        if self.state.any(State::EOF_ASKED) {
             return Err(WriteRefused::Ended);
         }
         if self.seat.is_writing_paused() {
@@ -547,7 +575,7 @@ impl<S: ByteStream> Transport for Stream<S> {
     }
 
     fn write_eof(&self) -> io::Result<()> {
-        if self.closing.get() || self.eof_asked.replace(true) {
+        if self.state.any(State::CLOSING) || self.state.note(State::EOF_ASKED) {
             return Ok(());
         }
         if self.write_buffer_size() > 0 {
@@ -584,24 +612,26 @@ impl<S: ByteStream> Transport for Stream<S> {
     }
 
     fn is_reading(&self) -> bool {
-        !self.paused.get() && !self.ended.get() && !self.closing.get()
+        !self
+            .state
+            .any(State::PAUSED | State::ENDED | State::CLOSING)
     }
 
     fn pause_reading(&self) {
         if self.is_reading() {
-            self.paused.set(true);
+            self.state.note(State::PAUSED);
             self.watch_reading();
         }
     }
 
     fn resume_reading(&self) {
-        if self.paused.replace(false) {
+        if self.state.forget(State::PAUSED) {
             self.watch_reading();
         }
     }
 
     fn close(&self) {
-        if self.closing.replace(true) {
+        if self.state.note(State::CLOSING) {
             return;
         }
         if self.write_buffer_size() > 0 {
@@ -616,7 +646,7 @@ impl<S: ByteStream> Transport for Stream<S> {
     }
 
     fn is_closing(&self) -> bool {
-        self.closing.get()
+        self.state.any(State::CLOSING)
     }
 
     fn set_protocol(&self, protocol: Box<dyn AnyProtocol>) {

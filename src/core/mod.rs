@@ -36,8 +36,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use self::home::{Running, home, schedule};
-use self::reports::{ExceptionHandler, Shared, SlowHook};
-pub(crate) use self::reports::{Noted, default_handler};
+use self::reports::{ExceptionHandler, SlowHook};
+pub(crate) use self::reports::{Noted, Shared, default_handler};
 pub(crate) use self::turn::Driver;
 use self::turn::Pace;
 use crate::clock::{Clock, Origin, Ticks};
@@ -94,6 +94,7 @@ pub(crate) struct Core {
     extensions: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
     random: RefCell<Random>,
     clock: Rc<dyn Clock>,
+    virtual_clock: bool,
     origin: Origin,
     /// The last reading of the clock.
     now: Cell<Ticks>,
@@ -163,6 +164,7 @@ impl Core {
             has_task_factory: Cell::new(false),
             extensions: RefCell::default(),
             random: RefCell::new(parts.seed.map_or_else(Random::from_entropy, Random::new)),
+            virtual_clock: parts.clock.is_virtual(),
             clock: parts.clock,
             origin,
             now: Cell::new(Ticks(0)),

@@ -168,9 +168,9 @@ impl Core {
         let parked = self.park(driver, &mut reported);
         self.take_letters();
         for report in reported.drain(..) {
-            for (key, direction) in self.table.ready(report).into_iter().flatten() {
+            self.table.ready(report, |key, direction| {
                 self.line.push(Ready::Io(key, direction));
-            }
+            });
         }
         self.reported.set(reported);
         let pace = &self.pace;
@@ -205,7 +205,8 @@ impl Core {
 
     fn park(&self, driver: Driver, reported: &mut Vec<Readiness>) -> Result<(), RunError> {
         let selector = self.table.selector().ok_or(RunError::Closed)?;
-        let busy = self.stopping.get() || !self.line.is_empty() || !self.letters.is_empty();
+        // Letters are looked at once more by who says "asleep".
+        let busy = self.stopping.get() || !self.line.is_empty();
         let mut timeout = if busy {
             Some(Duration::ZERO)
         } else {
@@ -217,7 +218,7 @@ impl Core {
         }
         if timeout == Some(Duration::ZERO) {
             wait_on(&*selector, reported, timeout)?;
-        } else if self.clock.is_virtual() {
+        } else if self.virtual_clock {
             self.park_virtually(&*selector, driver, reported)?;
         } else {
             self.sleep(&*selector, timeout, reported)?;
@@ -353,8 +354,7 @@ impl Core {
         let Some(watcher) = self.table.arrived(key, direction) else {
             return;
         };
-        self.here.set(Some(watcher.place()));
-        if watcher.ready(direction) == Wants::Pause {
+        if watcher.ready(direction, &self.here) == Wants::Pause {
             // A failure means that the descriptor is gone, and with it the interest.
             let _ = self.table.set_on(key, direction, false);
         }

@@ -39,7 +39,7 @@ use crate::error::{Cancelled, LoopClosed, drop_quietly};
 use crate::key::{Direction, WatchKey};
 use crate::record::On;
 use crate::report::ExceptionContext;
-use crate::selector::table::{Wants, Watcher};
+use crate::selector::table::{Here, Wants, Watcher};
 use crate::selector::{Interest, Source};
 
 /// How long a socket is left alone after the system had no room for another connection.
@@ -481,8 +481,9 @@ struct Acceptor {
 }
 
 impl Watcher for Acceptor {
-    fn ready(self: Rc<Self>, _: Direction) -> Wants {
+    fn ready(self: Rc<Self>, _: Direction, here: &Here) -> Wants {
         let server = &self.server;
+        here.set(Some(server.place));
         for _ in 0..server.backlog.clamp(1, MOST_ACCEPTS) {
             let socket = {
                 let sockets = server.sockets.borrow();

@@ -13,7 +13,7 @@
 //! 3. A side stands in the line at most once.
 //! 4. What is removed is returned, and the selector is called outside every borrow.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::panic::{self, AssertUnwindSafe, Location};
@@ -28,8 +28,9 @@ use crate::sys::fork;
 
 /// Is told that a side of a source is ready.
 pub(crate) trait Watcher {
-    /// Runs as an item of the line. Says whether it still wants to be told.
-    fn ready(self: Rc<Self>, direction: Direction) -> Wants;
+    /// Runs as an item of the line, notes in `here` where it was made, and says whether it still
+    /// wants to be told.
+    fn ready(self: Rc<Self>, direction: Direction, here: &Here) -> Wants;
 
     /// Where it was made.
     fn place(&self) -> &'static Location<'static>;
@@ -42,6 +43,9 @@ pub(crate) trait Watcher {
         true
     }
 }
+
+/// Where the item that runs was made, for reports.
+pub(crate) type Here = Cell<Option<&'static Location<'static>>>;
 
 /// What a watcher wants after it was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -447,22 +451,22 @@ impl Table {
         self.entries.borrow().by_source.get(id).is_some()
     }
 
-    /// The items that a report makes: the reader's before the writer's.
+    /// Makes the items of a report: the reader's before the writer's.
     #[inline]
-    pub(crate) fn ready(&self, report: Readiness) -> [Option<(WatchKey, Direction)>; 2] {
+    pub(crate) fn ready(&self, report: Readiness, mut item: impl FnMut(WatchKey, Direction)) {
         let key = WatchKey::unpacked(report.key);
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get(key) else {
-            return [None, None];
+            return;
         };
-        let read = report.readable && entry.on.readable && !entry.queued.readable;
-        let write = report.writable && entry.on.writable && !entry.queued.writable;
-        entry.queued.readable |= read;
-        entry.queued.writable |= write;
-        [
-            read.then_some((key, Direction::Read)),
-            write.then_some((key, Direction::Write)),
-        ]
+        if report.readable && entry.on.readable && !entry.queued.readable {
+            entry.queued.readable = true;
+            item(key, Direction::Read);
+        }
+        if report.writable && entry.on.writable && !entry.queued.writable {
+            entry.queued.writable = true;
+            item(key, Direction::Write);
+        }
     }
 
     /// Who is behind an item, when the line has come to it.

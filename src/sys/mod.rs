@@ -7,3 +7,5 @@ pub(crate) mod addrinfo;
 pub(crate) mod epoll;
 pub(crate) mod fork;
 pub(crate) mod poller;
+#[cfg(unix)]
+pub(crate) mod signal;

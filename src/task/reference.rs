@@ -141,6 +141,7 @@ impl TaskRef {
                     On::Read(fd) => WaitOn::Readable(fd),
                     On::Write(fd) => WaitOn::Writable(fd),
                     On::Lookup => WaitOn::Lookup,
+                    On::Signal => WaitOn::Signal,
                     On::Cancellation => WaitOn::Cancellation,
                     On::Connection => WaitOn::Connection,
                     On::Server => WaitOn::Server,
@@ -218,6 +219,8 @@ pub enum WaitOn {
     Writable(i32),
     /// The addresses of a name.
     Lookup,
+    /// One of the signals of a stream.
+    Signal,
     /// To be asked to end.
     Cancellation,
     /// The end of a connection.

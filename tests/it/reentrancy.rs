@@ -21,13 +21,15 @@ use std::sync::Arc;
 use std::task::{Context as PollContext, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use futures::Stream;
+
 use coloop::policy::{self, DefaultPolicy, NoCurrentLoop};
 use coloop::testing::{self, Memory, Wire};
 use coloop::{
     Address, Bell, BufferedProtocol, ByteStream, Cancelled, Clock, Context, ContextVar, Eof,
     EventLoop, ExceptionContext, Family, Interest, JoinError, LocalBoxFuture, LookupFlags,
-    LoopHandle, PanicPolicy, Payload, Protocol, Readiness, Seat, Selector, Server, Source, Task,
-    TaskBuilder, TaskFactory, TaskRef, Transport, Watched, WriteLimits, buffered, cancelled,
+    LoopHandle, PanicPolicy, Payload, Protocol, Readiness, Seat, Selector, Server, Signal, Source,
+    Task, TaskBuilder, TaskFactory, TaskRef, Transport, Watched, WriteLimits, buffered, cancelled,
     current, current_task, default_selector, defer_cancel, seat, seat_buffered, sleep, timeout,
     try_current, until_cancelled, yield_now,
 };
@@ -90,6 +92,11 @@ impl Wake for OnWakerDrop {
     fn wake(self: Arc<Self>) {
         let _ = &self.0;
     }
+}
+
+/// Sends a signal to this thread.
+fn raise(signal: Signal) {
+    signal_hook::low_level::raise(signal.as_raw()).unwrap();
 }
 
 /// A closure that holds something and does nothing.
@@ -1098,6 +1105,32 @@ const VERBS: &[Verb] = &[
     ("LoopHandle::task_factory", |w| {
         ignore(w.handle.task_factory());
     }),
+    // signal: by default nothing is done on those that are used here, and the streams are polled
+    ("Signal::as_raw", |_| {
+        assert_eq!(Signal::from(1).as_raw(), 1);
+    }),
+    ("LoopHandle::add_signal_handler", |w| {
+        // Its own, and in the place of one that may run.
+        for signal in [Signal::WINCH, Signal::URG] {
+            ignore(w.handle.add_signal_handler(signal, || ()));
+        }
+    }),
+    ("LoopHandle::remove_signal_handler", |w| {
+        ignore(w.handle.add_signal_handler(Signal::WINCH, || ()));
+        for signal in [Signal::WINCH, Signal::URG] {
+            w.handle.remove_signal_handler(signal);
+        }
+    }),
+    ("LoopHandle::signals", |w| {
+        ignore(w.handle.signals([Signal::WINCH, Signal::URG]));
+    }),
+    ("Signals::recv", |w| {
+        if let Ok(mut signals) = w.handle.signals([Signal::WINCH, Signal::URG]) {
+            poll_once(signals.recv());
+            raise(Signal::WINCH);
+            poll_once(signals.recv());
+        }
+    }),
     // testing
     ("testing::Clock::new", |_| ignore(testing::Clock::new())),
     ("testing::Clock::advance", |w| w.clock.advance(SECOND)),
@@ -1435,6 +1468,56 @@ const PLACES: &[Place] = &[
     ("owner of a descriptor, asked for it", |w, at| {
         let owner = Owner(pair().1, Some(at), None);
         drop(w.handle.add_reader(owner, || ()));
+    }),
+    ("signal handler", |w, at| {
+        w.handle
+            .add_signal_handler(Signal::URG, move || moment(at))
+            .unwrap();
+        raise(Signal::URG);
+        w.turns();
+    }),
+    ("signal handler, dropped when it is removed", |w, at| {
+        w.handle
+            .add_signal_handler(Signal::URG, holds(OnDrop(at)))
+            .unwrap();
+        w.handle.remove_signal_handler(Signal::URG);
+    }),
+    ("signal handler, dropped when it is replaced", |w, at| {
+        w.handle
+            .add_signal_handler(Signal::URG, holds(OnDrop(at)))
+            .unwrap();
+        ignore(w.handle.add_signal_handler(Signal::URG, || ()));
+    }),
+    ("signal handler, dropped with its loop", |w, at| {
+        w.handle
+            .add_signal_handler(Signal::URG, holds(OnDrop(at)))
+            .unwrap();
+        w.event_loop.close().unwrap();
+    }),
+    ("waker that a signal wakes", |w, at| {
+        let mut signals = w.handle.signals([Signal::URG]).unwrap();
+        let waker = Waker::from(Arc::new(OnWake(at)));
+        let mut cx = PollContext::from_waker(&waker);
+        assert!(pin!(&mut signals).poll_next(&mut cx).is_pending());
+        raise(Signal::URG);
+        w.turns();
+    }),
+    (
+        "waker that the end of a stream of signals wakes",
+        |w, at| {
+            let mut signals = w.handle.signals([Signal::URG]).unwrap();
+            let waker = Waker::from(Arc::new(OnWake(at)));
+            let mut cx = PollContext::from_waker(&waker);
+            assert!(pin!(&mut signals).poll_next(&mut cx).is_pending());
+            w.event_loop.close().unwrap();
+        },
+    ),
+    ("waker that a stream of signals drops", |w, at| {
+        let mut signals = w.handle.signals([Signal::URG]).unwrap();
+        let waker = Waker::from(Arc::new(OnWakerDrop(OnDrop(at))));
+        let mut cx = PollContext::from_waker(&waker);
+        assert!(pin!(&mut signals).poll_next(&mut cx).is_pending());
+        drop(waker);
     }),
     (
         "owner of a descriptor, dropped when it is removed",
