@@ -1,105 +1,120 @@
 //! Sends random bytes over many connections at once and checks that they come back.
 //!
-//! The address of an echo server is the first argument; without one the program starts a server of
-//! its own in a thread. The second argument is the number of connections.
+//! The address of an echo server is the first argument; without one the program has a server of its
+//! own. The second argument is the number of connections.
 
+use std::env;
 use std::error::Error;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
-use std::{env, thread};
 
-use coloop::{ByteStream, LoopHandle, timeout};
+use coloop::{LoopHandle, Protocol, Transport, timeout};
 
 const BYTES: usize = 1 << 20;
+const PIECE: usize = 16 * 1024;
 const LIMIT: Duration = Duration::from_secs(60);
 
 // ANCHOR: client
-/// Writes and reads at the same time: a task for each direction, one watch for both.
-async fn client(handle: LoopHandle, stream: TcpStream) -> io::Result<()> {
-    stream.set_nonblocking(true)?;
-    let socket = Rc::new(handle.watch(Rc::new(stream))?);
-    let sent: Rc<[u8]> = random_bytes(&handle).into();
+/// Sends as fast as the server takes it, says that this was all, and compares what comes back.
+struct Client {
+    bytes: Rc<[u8]>,
+    sent: usize,
+    received: usize,
+    /// The first byte that was another one, if any was.
+    wrong: Option<usize>,
+}
 
-    let (writer, bytes) = (Rc::clone(&socket), Rc::clone(&sent));
-    let writing = handle.create_task(async move {
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            let written = writer.write_with(|socket| socket.send(rest)).await?;
-            rest = &rest[written..];
+impl Client {
+    fn send(&mut self, transport: &Rc<dyn Transport>) {
+        while self.sent < self.bytes.len() {
+            let piece = &self.bytes[self.sent..self.bytes.len().min(self.sent + PIECE)];
+            if transport.try_write(piece).is_err() {
+                return; // full: `resume_writing` comes back
+            }
+            self.sent += piece.len();
         }
-        writer.get_ref().shutdown(Shutdown::Write)
-    });
+        transport.write_eof().ok(); // a peer that has gone is noticed by `connection_lost`
+    }
+}
 
-    let mut received = Vec::with_capacity(BYTES);
-    let mut buffer = [0; 64 * 1024];
-    loop {
-        let count = socket.read_with(|socket| socket.recv(&mut buffer)).await?;
-        if count == 0 {
-            break;
+impl Protocol for Client {
+    fn connection_made(&mut self, transport: &Rc<dyn Transport>) {
+        self.send(transport);
+    }
+
+    fn resume_writing(&mut self, transport: &Rc<dyn Transport>) {
+        self.send(transport);
+    }
+
+    fn data_received(&mut self, transport: &Rc<dyn Transport>, data: &[u8]) {
+        let end = self.received + data.len();
+        if self.bytes.get(self.received..end) != Some(data) {
+            self.wrong = Some(self.received);
+            transport.abort();
         }
-        received.extend_from_slice(&buffer[..count]);
+        self.received = end;
     }
-    writing.await??;
-    if *received != *sent {
-        return Err(io::Error::other("other bytes came back"));
-    }
-    Ok(())
 }
 // ANCHOR_END: client
 
-fn random_bytes(handle: &LoopHandle) -> Vec<u8> {
-    let words = (0..BYTES / 8).map(|_| handle.random().to_ne_bytes());
-    words.flatten().collect()
+/// A server for those who have none: it sends back what it gets.
+struct Echo;
+
+impl Protocol for Echo {
+    fn data_received(&mut self, transport: &Rc<dyn Transport>, data: &[u8]) {
+        transport.write(data);
+    }
+    fn pause_writing(&mut self, transport: &Rc<dyn Transport>) {
+        transport.pause_reading();
+    }
+    fn resume_writing(&mut self, transport: &Rc<dyn Transport>) {
+        transport.resume_reading();
+    }
 }
 
-/// An echo server as plain as can be: a thread for each connection.
-fn start_server() -> io::Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?.to_string();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            thread::spawn(move || -> io::Result<()> {
-                let mut stream = stream?;
-                let mut buffer = [0; 64 * 1024];
-                loop {
-                    let count = stream.read(&mut buffer)?;
-                    if count == 0 {
-                        return Ok(());
-                    }
-                    stream.write_all(&buffer[..count])?;
-                }
-            });
-        }
-    });
-    Ok(address)
+// ANCHOR: connect
+async fn one_client(loop_: LoopHandle, address: String) -> io::Result<()> {
+    let words = (0..BYTES / 8).map(|_| loop_.random().to_ne_bytes());
+    let client = Client {
+        bytes: words.flatten().collect(),
+        sent: 0,
+        received: 0,
+        wrong: None,
+    };
+    let (_transport, client) = loop_.create_connection(|| client, address).await?;
+    match client.closed().await {
+        (_, Some(error)) => Err(error),
+        (client, None) if client.wrong.is_some() => Err(io::Error::other("other bytes came back")),
+        (client, None) if client.received < BYTES => Err(io::Error::other("bytes are missing")),
+        _ => Ok(()),
+    }
 }
+// ANCHOR_END: connect
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = env::args().skip(1);
-    let address = match arguments.next() {
-        Some(address) => address,
-        None => start_server()?,
-    };
-    let connections: usize = arguments.next().map_or(Ok(8), |count| count.parse())?;
-
-    coloop::run(timeout(LIMIT, all_clients(address, connections)))?
+    coloop::run(async { timeout(LIMIT, all_clients()).await? })
 }
 
-async fn all_clients(address: String, connections: usize) -> Result<(), Box<dyn Error>> {
-    let handle = coloop::current();
-    let began = handle.time();
-    let mut clients = Vec::new();
-    for _ in 0..connections {
-        // Connecting holds the loop for a moment; it is short on one machine.
-        let stream = TcpStream::connect(&address)?;
-        clients.push(handle.create_task(client(handle.clone(), stream)));
-    }
+async fn all_clients() -> Result<(), Box<dyn Error>> {
+    let mut arguments = env::args().skip(1);
+    let loop_ = coloop::current();
+    let address = match arguments.next() {
+        Some(address) => address,
+        None => {
+            let server = loop_.create_server(|| Echo, "127.0.0.1:0").await?;
+            server.sockets()[0].local_addr().to_string()
+        }
+    };
+    let connections: usize = arguments.next().map_or(Ok(8), |count| count.parse())?;
+    let began = loop_.time();
+    let clients: Vec<_> = (0..connections)
+        .map(|_| loop_.create_task(one_client(loop_.clone(), address.clone())))
+        .collect();
     for client in clients {
         client.await??;
     }
-    let took = handle.time() - began;
+    let took = loop_.time() - began;
     println!("{connections} connections, {BYTES} bytes each, came back whole in {took:.0?}");
     Ok(())
 }

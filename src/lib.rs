@@ -1,9 +1,60 @@
 //! An asyncio-shaped event loop in which plain callbacks and futures share one line.
 //!
-//! Callbacks (`call_soon`, `call_later`, `add_reader`) and tasks (`async` code that may hold `Rc`s
-//! across its awaits) are items of one queue, first in, first out. The order is written down and
-//! tested sentence by sentence. There is no helper thread and no process-wide reactor; the loop can
-//! be driven by another one, and tested with a clock that stands still.
+//! Callbacks (`call_soon`, `call_later`, `add_reader`, the methods of protocols) and tasks (`async`
+//! code that may hold `Rc`s across its awaits) are items of one queue, first in, first out. The
+//! order is written down and tested sentence by sentence. There is no process-wide reactor, and no
+//! helper thread but those that look names up; the loop can be driven by another one, and tested
+//! with a clock that stands still.
+//!
+//! An echo server. A client that does not read its echo is not read either:
+//!
+//! ```
+//! # #[cfg(unix)] {
+//! use std::{io, rc::Rc};
+//! use coloop::{Protocol, Transport};
+//!
+//! struct Echo;
+//!
+//! impl Protocol for Echo {
+//!     fn data_received(&mut self, transport: &Rc<dyn Transport>, data: &[u8]) {
+//!         transport.write(data);
+//!     }
+//!     fn pause_writing(&mut self, transport: &Rc<dyn Transport>) {
+//!         transport.pause_reading();
+//!     }
+//!     fn resume_writing(&mut self, transport: &Rc<dyn Transport>) {
+//!         transport.resume_reading();
+//!     }
+//! }
+//! # struct Client(Vec<u8>);
+//! # impl Protocol for Client {
+//! #     fn connection_made(&mut self, transport: &Rc<dyn Transport>) { transport.write(b"tea?"); }
+//! #     fn data_received(&mut self, transport: &Rc<dyn Transport>, data: &[u8]) {
+//! #         self.0.extend(data);
+//! #         transport.close();
+//! #     }
+//! # }
+//!
+//! coloop::run(async {
+//!     let server = coloop::current().create_server(|| Echo, "127.0.0.1:0").await?;
+//!     println!("listening on {}", server.sockets()[0].local_addr());
+//! #   let (closed_by, at) = (server.clone(), server.sockets()[0].local_addr().as_inet().unwrap());
+//! #   coloop::current().call_soon(move || drop(coloop::current().create_task(async move {
+//! #       let connecting = coloop::current().create_connection(|| Client(Vec::new()), at);
+//! #       let (client, error) = connecting.await.unwrap().1.closed().await;
+//! #       assert_eq!((&client.0[..], error.is_none()), (&b"tea?"[..], true));
+//! #       closed_by.close();
+//! #   })));
+//!     let Err(ended) = server.serve_forever().await; // by `server.close()`, say
+//! #   assert_eq!(ended.kind(), io::ErrorKind::Interrupted);
+//!     println!("{ended}");
+//!     Ok::<(), io::Error>(())
+//! })
+//! # .unwrap();
+//! # }
+//! ```
+//!
+//! Callbacks and tasks in one line:
 //!
 //! ```
 //! use std::time::Duration;
@@ -56,6 +107,11 @@
 //! | await what a callback gives | [`create_future`](LoopHandle::create_future), [`Promise`], [`Resolver`] |
 //! | wait | [`sleep`], [`timeout`](timeout()), [`yield_now`] |
 //! | end work early | [`Task::cancel`], [`until_cancelled`], [`defer_cancel`], [`shield`] |
+//! | connect | [`create_connection`](LoopHandle::create_connection), [`create_connection_on`](LoopHandle::create_connection_on), [`Endpoint`] |
+//! | serve | [`create_server`](LoopHandle::create_server), [`create_server_on`](LoopHandle::create_server_on), [`Server`] |
+//! | be told of a connection | [`Protocol`], [`BufferedProtocol`] with [`buffered`], [`ProtocolHandle`] |
+//! | send and steer | [`Transport`], [`WriteLimits`] |
+//! | write a transport | [`Seat`], [`seat`](seat()), [`testing::Wire`] |
 //! | watch descriptors | [`add_reader`](LoopHandle::add_reader), [`watch`](LoopHandle::watch) |
 //! | handle signals | [`add_signal_handler`](LoopHandle::add_signal_handler), [`signals`](LoopHandle::signals), [`Signal`] |
 //! | carry values along | [`ContextVar`] |
@@ -166,7 +222,10 @@ mod pages {
         descriptors: "../book/src/descriptors.md",
         design: "../book/src/design.md",
         differences: "../book/src/differences.md",
+        echo_by_protocol: "../book/src/echo-by-protocol.md",
         first_loop: "../book/src/first-loop.md",
+        flow_control: "../book/src/flow-control.md",
+        life_of_a_connection: "../book/src/life-of-a-connection.md",
         names: "../book/src/names.md",
         preface: "../book/src/preface.md",
         signals: "../book/src/signals.md",

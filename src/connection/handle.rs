@@ -69,7 +69,7 @@ impl<P, S: ?Sized> Shared<P, S> {
         debug_assert!(before.is_none(), "whoever puts it back has taken it out");
     }
 
-    pub(super) fn is_free(&self) -> bool {
+    pub(super) fn is_here(&self) -> bool {
         let protocol = self.protocol.take();
         let free = protocol.is_some();
         self.protocol.set(protocol);
@@ -77,7 +77,7 @@ impl<P, S: ?Sized> Shared<P, S> {
     }
 
     /// Notes that the transport has let go, and tells the handle.
-    pub(super) fn end(&self, standing: Standing, error: Option<io::Error>) {
+    pub(super) fn let_go(&self, standing: Standing, error: Option<io::Error>) {
         self.standing.set(standing);
         let mut end = self.end.take().unwrap_or_default();
         end.error = error;

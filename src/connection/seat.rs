@@ -242,7 +242,7 @@ impl<P: 'static, S: Style<P>> Calls for Shared<P, S> {
     }
 
     fn is_free(&self) -> bool {
-        Shared::is_free(self)
+        self.is_here()
     }
 
     fn is_buffered(&self) -> bool {
@@ -250,7 +250,7 @@ impl<P: 'static, S: Style<P>> Calls for Shared<P, S> {
     }
 
     fn end(&self, standing: Standing, error: Option<io::Error>) {
-        Shared::end(self, standing, error);
+        self.let_go(standing, error);
     }
 }
 

@@ -74,11 +74,11 @@ impl LoopHandle {
     /// coloop::run(async {
     ///     let loop_ = coloop::current();
     ///     let server = loop_.create_server(|| Echo, ("127.0.0.1", 0)).await?;
-    ///     let address = server.sockets()[0].local_addr().as_inet().unwrap();
-    ///
     ///     let received = Rc::new(RefCell::new(Vec::new()));
     ///     let heard = Rc::clone(&received);
-    ///     let (_transport, client) = loop_.create_connection(|| Client(heard), address).await?;
+    ///     let (_transport, client) = loop_
+    ///         .create_connection(|| Client(heard), server.sockets()[0].local_addr())
+    ///         .await?;
     ///     client.closed().await;
     ///     assert_eq!(*received.borrow(), b"hello");
     ///     Ok::<(), io::Error>(())

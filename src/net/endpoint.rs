@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::address::Address;
 use crate::core::LoopHandle;
 use crate::resolve::{Family, LookupFlags, Query, Service, lookup};
 
@@ -14,7 +15,7 @@ use crate::resolve::{Family, LookupFlags, Query, Service, lookup};
 ///
 /// | from | |
 /// | --- | --- |
-/// | `SocketAddr`, `(IpAddr, port)` | that address, without any look-up |
+/// | `SocketAddr`, `&Address`, `(IpAddr, port)` | that address, without any look-up |
 /// | `("example.com", 443)`, `("example.com", "https")` | a host and a port or a service |
 /// | `"example.com:443"`, `"[::1]:443"` | the same in one piece |
 /// | `(["127.0.0.1", "::1"], 80)` | several hosts, for a server |
@@ -165,6 +166,16 @@ fn invalid(what: String) -> io::Error {
 impl From<SocketAddr> for Endpoint {
     fn from(address: SocketAddr) -> Self {
         Self::addresses(vec![address])
+    }
+}
+
+/// The address of a server of one's own, say.
+impl From<&Address> for Endpoint {
+    fn from(address: &Address) -> Self {
+        match address.as_inet() {
+            Some(inet) => inet.into(),
+            None => Self(Err(format!("{address} is no internet address"))),
+        }
     }
 }
 
