@@ -79,13 +79,30 @@ enum Called<T> {
     Panicked(Box<dyn Any + Send>),
 }
 
+/// What became of the call that is made for every message: it fits a register.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Received {
+    Taken,
+    /// The protocol has lent no memory.
+    NoBuffer,
+    /// The protocol is in a call already.
+    Busy,
+    /// `PANIC` has the rest.
+    Panicked,
+}
+
+thread_local! {
+    /// What a call has panicked with, on its way to the seat that has made it.
+    static PANIC: Cell<Option<Box<dyn Any + Send>>> = const { Cell::new(None) };
+}
+
 /// What sits in a seat, with its type erased.
 trait Calls {
     /// Calls the protocol, unless it is in a call already.
     fn call(&self, transport: &Rc<dyn Transport>, method: Method<'_>) -> Called<Answer>;
 
-    /// Gives the protocol what has come; says whether it had room for it.
-    fn received(&self, transport: &Rc<dyn Transport>, data: &[u8]) -> Called<bool>;
+    /// Gives the protocol what has come.
+    fn received(&self, transport: &Rc<dyn Transport>, data: &[u8]) -> Received;
 
     fn is_free(&self) -> bool;
 
@@ -237,8 +254,16 @@ impl<P: 'static, S: Style<P>> Calls for Shared<P, S> {
     }
 
     #[inline]
-    fn received(&self, transport: &Rc<dyn Transport>, data: &[u8]) -> Called<bool> {
-        out(self, |protocol| S::received(protocol, transport, data))
+    fn received(&self, transport: &Rc<dyn Transport>, data: &[u8]) -> Received {
+        match out(self, |protocol| S::received(protocol, transport, data)) {
+            Called::Done(true) => Received::Taken,
+            Called::Done(false) => Received::NoBuffer,
+            Called::Busy => Received::Busy,
+            Called::Panicked(payload) => {
+                let _ = PANIC.try_with(|panic| panic.set(Some(payload)));
+                Received::Panicked
+            }
+        }
     }
 
     fn is_free(&self) -> bool {
@@ -359,15 +384,14 @@ impl Seat {
         transport: &Rc<dyn Transport>,
         data: &[u8],
     ) -> Result<(), SeatError> {
-        let called = self.seated(|protocol| protocol.received(transport, data));
-        let answer = match called {
-            Called::Done(true) => Ok(()),
-            called => self.not_received(called),
-        };
+        let received = self.seated(|protocol| protocol.received(transport, data));
         if self.told.get() != self.paused.get() {
             self.tell_flow_behind(transport);
         }
-        answer
+        match received {
+            Some(Received::Taken) => Ok(()),
+            received => Err(self.not_received(received.unwrap_or(Received::Busy))),
+        }
     }
 
     /// Lets `read` fill the memory that the protocol lends, and tells it how much there is.
@@ -511,48 +535,47 @@ impl Seat {
         method: Method<'_>,
     ) -> Result<Answer, SeatError> {
         match self.seated(|protocol| protocol.call(transport, method)) {
-            Called::Done(answer) => Ok(answer),
-            Called::Busy => Err(self.busy()),
-            Called::Panicked(payload) => Err(self.panicked(name, payload)),
+            Some(Called::Done(answer)) => Ok(answer),
+            Some(Called::Busy) | None => Err(self.busy()),
+            Some(Called::Panicked(payload)) => Err(self.panicked(name, payload)),
         }
     }
 
-    /// Takes what sits here out for a call, in the context of the connection.
+    /// Takes what sits here out for a call, in the context of the connection; `None` if it is out.
     #[inline(always)]
-    fn seated<T>(&self, call: impl FnOnce(&dyn Calls) -> Called<T>) -> Called<T> {
-        let Some(seated) = self.protocol.take() else {
-            return Called::Busy;
-        };
+    fn seated<T>(&self, call: impl FnOnce(&dyn Calls) -> T) -> Option<T> {
+        let seated = self.protocol.take()?;
+        let context = self.context.take();
         // Most connections and most loops have no context at all.
-        let entered = self.enter_context();
-        let called = call(&*seated.0);
-        if entered.is_some() || context::is_used() {
-            self.leave_context(entered);
-        }
+        let outcome = if context.is_some() || context::is_used() {
+            self.in_context(context, || call(&*seated.0))
+        } else {
+            let outcome = call(&*seated.0);
+            if context::is_used() {
+                self.keep_begun_context();
+            }
+            outcome
+        };
         // Back in its seat, unless another has taken that meanwhile.
         if let Some(newer) = self.protocol.replace(Some(seated)) {
             self.make_way(newer);
         }
-        called
+        Some(outcome)
     }
 
-    #[inline(always)]
-    fn enter_context(&self) -> Option<context::Entered> {
-        let context = self.context.take();
-        (context.is_some() || context::is_used()).then(|| context::enter(context))
-    }
-
-    /// Keeps the context itself: the call may have begun it.
+    /// Keeps the context itself: the call may change it, or begin it.
     #[cold]
-    fn leave_context(&self, entered: Option<context::Entered>) {
-        self.context.set(match entered {
-            Some(entered) => {
-                let context = context::current();
-                drop(entered);
-                context
-            }
-            None => context::swap(None),
-        });
+    fn in_context<T>(&self, context: Option<Context>, call: impl FnOnce() -> T) -> T {
+        let _entered = context::enter(context);
+        let outcome = call();
+        self.context.set(context::current());
+        outcome
+    }
+
+    /// The call has set a variable where there was no context: it is the connection's now.
+    #[cold]
+    fn keep_begun_context(&self) {
+        self.context.set(context::swap(None));
     }
 
     #[cold]
@@ -578,13 +601,14 @@ impl Seat {
     }
 
     #[cold]
-    fn not_received(&self, called: Called<bool>) -> Result<(), SeatError> {
-        Err(match called {
-            Called::Done(true) => return Ok(()),
-            Called::Done(false) => SeatError::Failed(no_buffer(self.place)),
-            Called::Busy => self.busy(),
-            Called::Panicked(payload) => self.panicked("data_received", payload),
-        })
+    fn not_received(&self, received: Received) -> SeatError {
+        if received == Received::NoBuffer {
+            return SeatError::Failed(no_buffer(self.place));
+        }
+        match PANIC.try_with(Cell::take) {
+            Ok(Some(payload)) => self.panicked("data_received", payload),
+            _ => self.busy(),
+        }
     }
 
     #[cold]

@@ -167,11 +167,9 @@ impl Core {
         let mut reported = self.reported.take();
         let parked = self.park(driver, &mut reported);
         self.take_letters();
-        for report in reported.drain(..) {
-            self.table.ready(report, |key, direction| {
-                self.line.push(Ready::Io(key, direction));
-            });
-        }
+        self.table.ready(&mut reported, |key, direction| {
+            self.line.push(Ready::Io(key, direction));
+        });
         self.reported.set(reported);
         let pace = &self.pace;
         let skips = pace.own_selector && !self.debug.get() && matches!(driver, Driver::Run);

@@ -441,21 +441,29 @@ impl Table {
         self.entries.borrow().by_source.get(id).is_some()
     }
 
-    /// Makes the items of a report: the reader's before the writer's.
+    /// Makes the items of reports, in their order: of each, the reader's before the writer's.
     #[inline]
-    pub(crate) fn ready(&self, report: Readiness, mut item: impl FnMut(WatchKey, Direction)) {
-        let key = WatchKey::unpacked(report.key);
+    pub(crate) fn ready(
+        &self,
+        reports: &mut Vec<Readiness>,
+        mut item: impl FnMut(WatchKey, Direction),
+    ) {
         let mut entries = self.entries.borrow_mut();
-        let Some(entry) = entries.get(key) else {
-            return;
-        };
-        if report.readable && entry.on.readable && !entry.queued.readable {
-            entry.queued.readable = true;
-            item(key, Direction::Read);
-        }
-        if report.writable && entry.on.writable && !entry.queued.writable {
-            entry.queued.writable = true;
-            item(key, Direction::Write);
+        for report in reports.drain(..) {
+            let key = WatchKey::unpacked(report.key);
+            let Some(entry) = entries.get(key) else {
+                continue;
+            };
+            for direction in [Direction::Read, Direction::Write] {
+                let ready = match direction {
+                    Direction::Read => report.readable,
+                    Direction::Write => report.writable,
+                };
+                if ready && entry.on.get(direction) && !entry.queued.get(direction) {
+                    entry.queued.set(direction, true);
+                    item(key, direction);
+                }
+            }
         }
     }
 
@@ -582,6 +590,7 @@ impl Entries {
 }
 
 impl Interest {
+    #[inline]
     fn get(self, direction: Direction) -> bool {
         match direction {
             Direction::Read => self.readable,
