@@ -19,7 +19,8 @@ use crate::error::{LoopClosed, drop_quietly};
 use crate::key::{Direction, WatchKey};
 use crate::record::On;
 use crate::recurring::Recurring;
-use crate::selector::table::{Here, SourceId, Wants, Watcher, in_use};
+use crate::selector::source_id::SourceId;
+use crate::selector::table::{Here, Wants, Watcher, in_use};
 use crate::selector::{Interest, Source};
 use crate::socket::Watchable;
 

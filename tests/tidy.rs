@@ -98,9 +98,12 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ),
     (
         "what stands on the seam of selectors",
-        &["selector/table", "socket", "sys/poller"],
+        &["selector/source_id", "socket", "sys/poller"],
     ),
-    ("the default selector", &["selector/polling"]),
+    (
+        "the default selector, and the table",
+        &["selector/polling", "selector/table"],
+    ),
     ("the heart", &["core"]),
     (
         "callbacks: their handles, and where they sit",

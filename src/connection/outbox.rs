@@ -1,15 +1,18 @@
 //! Bytes that wait to be written, and the marks that say when there are enough of them.
 //!
-//! Pure: it knows neither sockets nor protocols. A transport has one only while something waits, so
-//! an idle connection pays a null pointer for it.
+//! Pure: it knows neither sockets nor protocols. A transport has one only while something waits, or
+//! once it has marks of its own, so an idle connection pays a null pointer for it.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+
+use super::transport::WriteLimits;
 
 /// What a transport has taken and the system has not.
 #[derive(Default)]
 pub(super) struct Outbox {
     bytes: VecDeque<u8>,
+    pub(super) limits: WriteLimits,
 }
 
 impl Outbox {
@@ -19,6 +22,14 @@ impl Outbox {
 
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// Gives back the memory of bytes that have left, and says whether anything is left to keep.
+    pub(super) fn is_needed(&mut self) -> bool {
+        if self.bytes.is_empty() {
+            self.bytes = VecDeque::new();
+        }
+        !self.bytes.is_empty() || self.limits != WriteLimits::DEFAULT
     }
 
     /// Appends a copy of some bytes.
@@ -46,9 +57,12 @@ impl Outbox {
         self.bytes.drain(..count.min(self.bytes.len()));
     }
 
-    /// Puts another's bytes behind its own.
+    /// Puts another's bytes behind its own, and takes over its marks if it has any.
     pub(super) fn append(&mut self, mut other: Self) {
         self.bytes.append(&mut other.bytes);
+        if other.limits != WriteLimits::DEFAULT {
+            self.limits = other.limits;
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use std::net::{Shutdown, SocketAddr, SocketAddrV4};
 #[cfg(unix)]
 use std::os::fd::BorrowedFd;
 use std::panic::Location;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use super::clients::Clients;
 use super::outbox::Outbox;
@@ -35,7 +35,7 @@ use crate::core::Core;
 use crate::error::drop_quietly;
 use crate::key::{Direction, WatchKey};
 use crate::report::ExceptionContext;
-use crate::selector::table::{Here, Wants, Watcher};
+use crate::selector::table::{Here, Later, Wants, Watcher};
 use crate::selector::{Interest, Source};
 use crate::socket::{ByteStream, Watchable};
 
@@ -69,14 +69,12 @@ pub(crate) fn open<S: ByteStream + 'static>(
     } = opening;
     let source = stream.source();
     let seat = Seat::at(protocol, context, place);
-    let transport = Rc::new_cyclic(|this| Stream {
-        this: this.clone(),
+    let transport = Rc::new(Stream {
         core: Rc::clone(core),
         key: Cell::new(WatchKey::NONE),
         seat,
         stream: Cell::new(Some(stream)),
         outbox: Cell::new(None),
-        rare: Cell::new(None),
         peer: peer.into(),
         clients: Cell::new(None),
         number: Cell::new(0),
@@ -92,7 +90,7 @@ pub(crate) fn open<S: ByteStream + 'static>(
         }
     }
     if let Some(clients) = clients {
-        let this: Weak<Stream<S>> = transport.this.clone();
+        let this = Rc::downgrade(&transport);
         transport.number.set(clients.came(this));
         transport.clients.set(Some(clients));
     }
@@ -107,15 +105,13 @@ pub(crate) fn open<S: ByteStream + 'static>(
 
 /// A connection over a stream of bytes.
 struct Stream<S: ByteStream + 'static> {
-    this: Weak<Self>,
     core: Rc<Core>,
     /// Names its entry in the table, while it is watched.
     key: Cell<WatchKey>,
     seat: Seat,
     stream: Cell<Option<S>>,
-    /// There is one while something waits.
+    /// There is one while something waits, or when it has marks of its own.
     outbox: Cell<Option<Box<Outbox>>>,
-    rare: Cell<Option<Box<Rare>>>,
     peer: Peer,
     /// The server's connections, and which of them this is.
     clients: Cell<Option<Rc<Clients>>>,
@@ -139,11 +135,6 @@ impl From<Option<Address>> for Peer {
             Some(other) => Self::Other(Box::new(other)),
         }
     }
-}
-
-/// What few transports have.
-struct Rare {
-    limits: WriteLimits,
 }
 
 /// An item of the line that holds a transport: dropped unrun, it breaks the transport's cycles.
@@ -225,9 +216,9 @@ impl<S: ByteStream> Stream<S> {
         self.seat.silence();
         drop_quietly(self.outbox.take());
         let key = self.key.replace(WatchKey::NONE);
-        drop_quietly(self.core.table.unwatch_object(key));
-        if let Some(this) = self.this.upgrade() {
-            this.queue_lose(error);
+        if let Some(removed) = self.core.table.unwatch_object(key) {
+            removed.later(Later::Lost(error));
+            drop_quietly(removed);
         }
     }
 
@@ -392,10 +383,12 @@ impl<S: ByteStream> Stream<S> {
     /// Sends at once what the stream takes, if nothing is before it.
     #[inline]
     fn send(&self, send: impl Fn(&S) -> io::Result<usize>) -> Sent {
-        let outbox = self.outbox.take();
-        if outbox.is_some() {
-            self.outbox.set(outbox);
-            return Sent::Some(0);
+        if let Some(outbox) = self.outbox.take() {
+            let waits = !outbox.is_empty();
+            self.outbox.set(Some(outbox));
+            if waits {
+                return Sent::Some(0);
+            }
         }
         loop {
             match self.with_stream(&send) {
@@ -428,9 +421,9 @@ impl<S: ByteStream> Stream<S> {
 
     fn set_writing_paused(&self, paused: bool) {
         if self.seat.set_writing_paused(paused)
-            && let Some(this) = self.this.upgrade()
+            && let Some(this) = self.core.table.object(self.key.get())
         {
-            this.queue_flow();
+            this.later(Later::Flow);
         }
     }
 
@@ -476,8 +469,8 @@ impl<S: ByteStream> Stream<S> {
             outbox.append(*late);
         }
         let size = outbox.len();
-        let empty = outbox.is_empty();
-        self.outbox.set((!empty).then_some(outbox));
+        let needed = outbox.is_needed();
+        self.outbox.set(needed.then_some(outbox));
         if self.state.any(State::ENDING) {
             return Wants::Pause;
         }
@@ -520,6 +513,13 @@ impl<S: ByteStream> Watcher for Stream<S> {
 
     fn place(&self) -> &'static Location<'static> {
         self.seat.place()
+    }
+
+    fn later(self: Rc<Self>, what: Later) {
+        match what {
+            Later::Flow => self.queue_flow(),
+            Later::Lost(error) => self.queue_lose(error),
+        }
     }
 
     fn let_go(&self) {
@@ -607,17 +607,20 @@ impl<S: ByteStream> Transport for Stream<S> {
     }
 
     fn write_buffer_limits(&self) -> WriteLimits {
-        let rare = self.rare.take();
-        let limits = rare
+        let outbox = self.outbox.take();
+        let limits = outbox
             .as_ref()
-            .map_or(WriteLimits::DEFAULT, |rare| rare.limits);
-        self.rare.set(rare);
+            .map_or(WriteLimits::DEFAULT, |outbox| outbox.limits);
+        self.outbox.set(outbox);
         limits
     }
 
     fn set_write_buffer_limits(&self, limits: WriteLimits) -> io::Result<()> {
         let limits = limits.check()?;
-        self.rare.set(Some(Box::new(Rare { limits })));
+        let mut outbox = self.outbox.take().unwrap_or_default();
+        outbox.limits = limits;
+        let needed = outbox.is_needed();
+        self.outbox.set(needed.then_some(outbox));
         self.look_at_high_mark(self.write_buffer_size());
         Ok(())
     }

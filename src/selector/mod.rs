@@ -13,6 +13,7 @@
 //!    wait has reported already: the table drops that by the key's generation.
 
 mod polling;
+pub(crate) mod source_id;
 pub(crate) mod table;
 
 use std::fmt;

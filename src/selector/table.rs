@@ -14,13 +14,13 @@
 //! 4. What is removed is returned, and the selector is called outside every borrow.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::panic::{self, AssertUnwindSafe, Location};
 use std::rc::Rc;
 
 use slab::Slab;
 
+use super::source_id::{Index, PackedId, SourceId};
 use super::{Interest, Readiness, Selector, Source};
 use crate::error::{LoopClosed, RunError, drop_quietly};
 use crate::key::{Direction, WatchKey};
@@ -35,6 +35,11 @@ pub(crate) trait Watcher {
     /// Where it was made.
     fn place(&self) -> &'static Location<'static>;
 
+    /// Is asked, by whoever has only its key, to put something in the line.
+    fn later(self: Rc<Self>, what: Later) {
+        let _ = what;
+    }
+
     /// Is told that the loop is closed, so that it can let go of what may hold it.
     fn let_go(&self) {}
 
@@ -42,6 +47,14 @@ pub(crate) trait Watcher {
     fn is_outside(&self) -> bool {
         true
     }
+}
+
+/// What a connection has to put in the line.
+pub(crate) enum Later {
+    /// Its protocol is to be told that writing is paused or resumed.
+    Flow,
+    /// It is over.
+    Lost(Option<io::Error>),
 }
 
 /// Where the item that runs was made, for reports.
@@ -84,7 +97,7 @@ struct Entry {
     /// What it is watched for, and which directions stand in the line.
     on: Interest,
     queued: Interest,
-    id: SourceId,
+    id: PackedId,
     watched: Watched,
 }
 
@@ -111,23 +124,6 @@ impl Entry {
     }
 }
 
-/// What tells one source from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum SourceId {
-    Fd(i32),
-    Sim(u64),
-}
-
-impl SourceId {
-    pub(crate) fn of(source: &Source) -> Self {
-        match source {
-            #[cfg(unix)]
-            Source::Fd(fd) => Self::Fd(std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd())),
-            Source::Sim(id) => Self::Sim(id.0),
-        }
-    }
-}
-
 /// What was removed: dropped by the caller, after every borrow has ended.
 ///
 /// The callback and the descriptor's owner may both panic when they go, and both at once would be the
@@ -145,6 +141,13 @@ impl Removed {
         }
     }
 
+    /// Asks the watcher to put something in the line.
+    pub(crate) fn later(&self, what: Later) {
+        if let Some(watcher) = &self.watcher {
+            Rc::clone(watcher).later(what);
+        }
+    }
+
     /// Tells the watcher that its loop is closed.
     pub(crate) fn let_go(&self) {
         if let Some(watcher) = &self.watcher {
@@ -159,45 +162,6 @@ impl Drop for Removed {
         for source in &mut self.sources {
             drop_quietly(source.take());
         }
-    }
-}
-
-/// Finds the entry of a source: descriptors are small numbers, the least that is free each time.
-#[derive(Default)]
-struct Index {
-    /// By descriptor, one more than the slot; zero is nobody.
-    fds: Vec<u32>,
-    sims: HashMap<u64, u32>,
-}
-
-impl Index {
-    fn get(&self, id: SourceId) -> Option<u32> {
-        match id {
-            SourceId::Fd(fd) => {
-                let at = usize::try_from(fd).ok()?;
-                self.fds.get(at)?.checked_sub(1)
-            }
-            SourceId::Sim(sim) => self.sims.get(&sim).copied(),
-        }
-    }
-
-    fn set(&mut self, id: SourceId, slot: Option<u32>) {
-        match (id, slot) {
-            (SourceId::Fd(fd), slot) => {
-                let Ok(at) = usize::try_from(fd) else { return };
-                if at >= self.fds.len() {
-                    self.fds.resize(at + 1, 0);
-                }
-                self.fds[at] = slot.map_or(0, |slot| slot + 1);
-            }
-            (SourceId::Sim(sim), Some(slot)) => drop(self.sims.insert(sim, slot)),
-            (SourceId::Sim(sim), None) => drop(self.sims.remove(&sim)),
-        }
-    }
-
-    fn shrink(&mut self) {
-        self.fds = Vec::new();
-        self.sims.shrink_to_fit();
     }
 }
 
@@ -256,6 +220,7 @@ impl Table {
     ) -> io::Result<NewSide> {
         // `as_fd` is the user's code: it is called before anything is borrowed.
         let id = SourceId::of(&source);
+        let packed = PackedId::of(id)?;
         let mut entries = self.entries.borrow_mut();
         entries.sides += 1;
         let number = entries.sides;
@@ -267,7 +232,7 @@ impl Table {
         let known = entries.by_source.get(id);
         let slot = match known {
             Some(slot) => slot,
-            None => entries.insert(id, Interest::NONE, Watched::Sides(Box::default())),
+            None => entries.insert(packed, Interest::NONE, Watched::Sides(Box::default())),
         };
         let entry = &mut entries.slab[slot as usize];
         let before = entry.on;
@@ -303,12 +268,13 @@ impl Table {
         watcher: Rc<dyn Watcher>,
     ) -> io::Result<WatchKey> {
         let id = SourceId::of(&source);
+        let packed = PackedId::of(id)?;
         let mut entries = self.entries.borrow_mut();
         if entries.by_source.get(id).is_some() {
             drop(entries);
             return Err(in_use(id));
         }
-        let slot = entries.insert(id, on, Watched::Object(watcher));
+        let slot = entries.insert(packed, on, Watched::Object(watcher));
         let key = entries.slab[slot as usize].key(slot);
         drop(entries);
 
@@ -436,6 +402,14 @@ impl Table {
         })
     }
 
+    /// Who watches a source as one object.
+    pub(crate) fn object(&self, key: WatchKey) -> Option<Rc<dyn Watcher>> {
+        match &self.entries.borrow_mut().get(key)?.watched {
+            Watched::Object(watcher) => Some(Rc::clone(watcher)),
+            Watched::Sides(_) => None,
+        }
+    }
+
     /// Whether a source is watched by anybody.
     pub(crate) fn is_watched(&self, id: SourceId) -> bool {
         self.entries.borrow().by_source.get(id).is_some()
@@ -498,7 +472,7 @@ impl Table {
     fn outside_watchers(&self) -> Vec<(i32, Rc<dyn Watcher>)> {
         let entries = self.entries.borrow();
         let watched = entries.slab.iter().filter_map(|(_, entry)| {
-            let SourceId::Fd(fd) = entry.id else {
+            let SourceId::Fd(fd) = entry.id.id() else {
                 return None;
             };
             let direction = match entry.on {
@@ -536,7 +510,7 @@ impl Table {
                         Watched::Sides(sides) if sides.read.is_some() => Some(Direction::Read),
                         Watched::Sides(_) => Some(Direction::Write),
                     };
-                    (entry.key(slot as u32), entry.id, direction)
+                    (entry.key(slot as u32), entry.id.id(), direction)
                 })
             };
             match next {
@@ -568,7 +542,7 @@ impl Entries {
             .filter(|entry| entry.generation == key.generation)
     }
 
-    fn insert(&mut self, id: SourceId, on: Interest, watched: Watched) -> u32 {
+    fn insert(&mut self, id: PackedId, on: Interest, watched: Watched) -> u32 {
         self.generation = WatchKey::next_generation(self.generation);
         let slot = self.slab.insert(Entry {
             generation: self.generation,
@@ -577,14 +551,14 @@ impl Entries {
             id,
             watched,
         }) as u32;
-        self.by_source.set(id, Some(slot));
+        self.by_source.set(id.id(), Some(slot));
         slot
     }
 
     fn remove(&mut self, key: WatchKey) -> Option<Entry> {
         self.get(key)?;
         let entry = self.slab.remove(key.slot as usize);
-        self.by_source.set(entry.id, None);
+        self.by_source.set(entry.id.id(), None);
         Some(entry)
     }
 }
@@ -622,4 +596,14 @@ pub(crate) fn in_use(id: SourceId) -> io::Error {
         io::ErrorKind::ResourceBusy,
         format!("{what} is used by a transport or a watch of this loop: close that first"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_four_words() {
+        assert_eq!(size_of::<Entry>(), 4 * size_of::<u64>());
+    }
 }
