@@ -33,7 +33,7 @@ use std::fmt;
 use std::panic::Location;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(crate) use self::home::{Running, home, schedule};
 use self::reports::{ExceptionHandler, SlowHook};
@@ -96,8 +96,9 @@ pub(crate) struct Core {
     clock: Rc<dyn Clock>,
     virtual_clock: bool,
     origin: Origin,
-    /// The last reading of the clock.
-    now: Cell<Ticks>,
+    /// The last reading of the clock, and its ticks, worked out for whoever asks first.
+    read: Cell<Instant>,
+    now: Cell<Option<Ticks>>,
     state: Cell<State>,
     stopping: Cell<bool>,
     /// The line of a closed loop is being dropped, further up in this thread.
@@ -167,7 +168,8 @@ impl Core {
             virtual_clock: parts.clock.is_virtual(),
             clock: parts.clock,
             origin,
-            now: Cell::new(Ticks(0)),
+            read: Cell::new(origin.0),
+            now: Cell::new(Some(Ticks(0))),
             state: Cell::new(State::Idle),
             stopping: Cell::new(false),
             dropping: Cell::new(false),
@@ -213,16 +215,39 @@ impl Core {
     }
 
     /// The time of the last reading.
+    #[inline]
     pub(crate) fn now(&self) -> Ticks {
-        self.now.get()
+        match self.now.get() {
+            Some(now) => now,
+            None => self.work_out_now(),
+        }
+    }
+
+    fn work_out_now(&self) -> Ticks {
+        let now = self.origin.ticks(self.read.get());
+        self.now.set(Some(now));
+        now
     }
 
     /// Reads the clock.
     pub(crate) fn read_clock(&self) -> Ticks {
-        let now = self.origin.ticks(self.clock.now());
-        self.now.set(now);
+        if self.pace.waited_at_last_reading() {
+            self.pace.keep_waited_at(self.now());
+        }
+        self.take_reading();
+        self.now()
+    }
+
+    /// Reads the clock at the end of a wait, and leaves it to others to ask what it said.
+    fn note_wait(&self) {
+        self.take_reading();
+        self.pace.waited();
+    }
+
+    fn take_reading(&self) {
+        self.read.set(self.clock.now());
+        self.now.set(None);
         self.pace.clock_read();
-        now
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {

@@ -42,7 +42,8 @@ pub(super) struct Pace {
     fuel: Cell<u32>,
     /// How many items may still run before the next reading of the clock.
     until_reading: Cell<u32>,
-    waited_at: Cell<Ticks>,
+    /// When the last wait ended: the last reading of the clock, until there is a later one.
+    waited_at: Cell<Option<Ticks>>,
 }
 
 impl Pace {
@@ -52,7 +53,7 @@ impl Pace {
             own_selector,
             fuel: Cell::new(0),
             until_reading: Cell::new(0),
-            waited_at: Cell::new(Ticks(0)),
+            waited_at: Cell::new(Some(Ticks(0))),
         }
     }
 
@@ -64,6 +65,21 @@ impl Pace {
     /// Notes that the clock has been read.
     pub(super) fn clock_read(&self) {
         self.until_reading.set(ITEMS_BETWEEN_READINGS);
+    }
+
+    /// Notes that the last reading of the clock was made at the end of a wait.
+    pub(super) fn waited(&self) {
+        self.waited_at.set(None);
+    }
+
+    /// Whether the end of the last wait is known by the last reading of the clock alone.
+    pub(super) fn waited_at_last_reading(&self) -> bool {
+        self.waited_at.get().is_none()
+    }
+
+    /// Keeps what that reading said: another one is about to take its place.
+    pub(super) fn keep_waited_at(&self, now: Ticks) {
+        self.waited_at.set(Some(now));
     }
 
     /// Counts what a turn is about to run.
@@ -198,7 +214,8 @@ impl Core {
         if pace.until_reading.get() == 0 {
             self.read_clock();
         }
-        self.now.get().0.saturating_sub(pace.waited_at.get().0) < MOST_BETWEEN_WAITS
+        let waited_at = pace.waited_at.get().unwrap_or_else(|| self.now());
+        self.now().0.saturating_sub(waited_at.0) < MOST_BETWEEN_WAITS
     }
 
     fn park(&self, driver: Driver, reported: &mut Vec<Readiness>) -> Result<(), RunError> {
@@ -221,7 +238,7 @@ impl Core {
         } else {
             self.sleep(&*selector, timeout, reported)?;
         }
-        self.pace.waited_at.set(self.read_clock());
+        self.note_wait();
         Ok(())
     }
 
@@ -316,7 +333,7 @@ impl Core {
             self.read_clock();
         }
         let mut due = self.due.take();
-        self.timers.expire(self.now.get(), &mut due);
+        self.timers.expire(self.now(), &mut due);
         for due in due.drain(..) {
             match due {
                 Due::Callback(key) => {
@@ -347,7 +364,7 @@ impl Core {
         }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn run_watcher(&self, key: WatchKey, direction: Direction) {
         let Some(watcher) = self.table.arrived(key, direction) else {
             return;
