@@ -2,20 +2,26 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod accepting;
 mod callbacks;
+mod connect;
 mod contexts;
 mod errors;
 mod faults_core;
 mod faults_descriptors;
+mod faults_net;
 mod faults_time;
 mod fd;
 mod lifecycle;
 mod memory;
+mod net_contexts;
 mod obtaining;
 mod order;
 mod promises;
 mod reentrancy;
 mod remote;
+mod server;
+mod sockets;
 mod tasks;
 mod timeout;
 mod timers;
