@@ -7,6 +7,7 @@
 //! | `seat` | where a transport keeps its protocol: no call is nested, no panic is lost |
 //! | `handle` | how a program reaches its protocol, and gets it back |
 //! | `factory` | what makes a protocol when a connection is made |
+//! | `opening` | what a new transport is made of, and what holds it in the line |
 //! | `outbox` | bytes that wait to be written, and the marks that say "enough" |
 //! | `stream` | the transport over any stream of bytes |
 //!
@@ -21,6 +22,7 @@
 
 mod factory;
 mod handle;
+mod opening;
 mod outbox;
 mod protocol;
 mod seat;
@@ -29,7 +31,8 @@ mod transport;
 
 pub use self::factory::{Buffered, Factory, ServerFactory, buffered};
 pub use self::handle::{Closed, ProtocolHandle, Unreachable};
+pub(crate) use self::opening::{Keeper, Opening};
 pub use self::protocol::{BufferedProtocol, Eof, Protocol};
 pub use self::seat::{AnyProtocol, Seat, SeatError, seat, seat_buffered};
-pub(crate) use self::stream::{Keeper, Opening, open};
+pub(crate) use self::stream::open;
 pub use self::transport::{Transport, WriteLimits, WriteRefused};

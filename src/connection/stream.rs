@@ -23,12 +23,12 @@ use std::os::fd::BorrowedFd;
 use std::panic::Location;
 use std::rc::{Rc, Weak};
 
+use super::opening::{Keeper, Opening, Unless};
 use super::outbox::Outbox;
 use super::protocol::Eof;
 use super::seat::{AnyProtocol, Seat, SeatError};
 use super::transport::{Transport, WriteLimits, WriteRefused};
 use crate::address::Address;
-use crate::context::Context;
 use crate::core::Core;
 use crate::error::drop_quietly;
 use crate::key::{Direction, WatchKey};
@@ -39,24 +39,6 @@ use crate::socket::{ByteStream, Watchable};
 
 /// From this write on, writes to a connection that has gone are reported.
 const WRITES_IN_VAIN: u8 = 5;
-
-/// Keeps count of the transports it has opened; a server.
-pub(crate) trait Keeper {
-    /// A transport is there, and is known by this number from now on.
-    fn came(&self, transport: Weak<dyn Transport>) -> usize;
-
-    /// The connection of the transport with this number is over.
-    fn left(&self, number: usize);
-}
-
-/// What a new transport is made of.
-pub(crate) struct Opening {
-    pub(crate) protocol: Box<dyn AnyProtocol>,
-    pub(crate) context: Option<Context>,
-    pub(crate) place: &'static Location<'static>,
-    pub(crate) peer: Option<Address>,
-    pub(crate) keeper: Option<Rc<dyn Keeper>>,
-}
 
 /// Makes a transport, and puts its beginning in the line: `connection_made`, then reading, then
 /// `begun`.
@@ -92,6 +74,7 @@ pub(crate) fn open<S: ByteStream + 'static>(
         eof_asked: Cell::new(false),
         closing: Cell::new(false),
         ending: Cell::new(false),
+        abrupt: Cell::new(false),
     });
     let watcher: Rc<Stream<S>> = Rc::clone(&transport);
     match core.table.watch_object(source, Interest::NONE, watcher) {
@@ -106,7 +89,7 @@ pub(crate) fn open<S: ByteStream + 'static>(
         let number = keeper.came(kept);
         transport.keeper.set(Some((keeper, number)));
     }
-    let beginning = Unless(Some(Rc::clone(&transport)));
+    let beginning = Unless::new(Rc::clone(&transport));
     let begin = move || {
         beginning.run(|transport| transport.begin());
         begun();
@@ -139,6 +122,8 @@ struct Stream<S: ByteStream + 'static> {
     closing: Cell<bool>,
     /// `lose` stands in the line, or has run.
     ending: Cell<bool>,
+    /// The stream is to be closed abruptly.
+    abrupt: Cell<bool>,
 }
 
 /// What few transports have.
@@ -146,32 +131,12 @@ struct Rare {
     limits: WriteLimits,
 }
 
-/// An item of the line that holds a transport: dropped unrun, it breaks the transport's cycles.
-struct Unless<S: ByteStream + 'static>(Option<Rc<Stream<S>>>);
-
-impl<S: ByteStream> Unless<S> {
-    /// Runs the item.
-    fn run(mut self, run: impl FnOnce(Rc<Stream<S>>)) {
-        if let Some(transport) = self.0.take() {
-            run(transport);
-        }
-    }
-}
-
-impl<S: ByteStream> Drop for Unless<S> {
-    fn drop(&mut self) {
-        if let Some(transport) = self.0.take() {
-            transport.let_go();
-        }
-    }
-}
-
 /// What became of an attempt to send.
 enum Sent {
     /// So many bytes were taken.
     Some(usize),
-    /// The stream is in use further up in the stack: nothing may overtake that.
-    InUse,
+    /// Something is before it: in the outbox, or in a use of the stream further up in the stack.
+    Behind,
     Failed(io::Error),
 }
 
@@ -194,15 +159,22 @@ impl<S: ByteStream> Stream<S> {
         ) {
             return self.queue_lose(error);
         }
-        drop_quietly(self.stream.take());
+        self.drop_stream();
         if let Some((keeper, number)) = self.keeper.take() {
             keeper.left(number);
         }
     }
 
+    fn drop_stream(&self) {
+        if self.abrupt.get() {
+            self.with_stream(ByteStream::abort);
+        }
+        drop_quietly(self.stream.take());
+    }
+
     fn queue_lose(self: Rc<Self>, error: Option<io::Error>) {
         let (core, place) = (Rc::clone(&self.core), self.seat.place());
-        let item = Unless(Some(self));
+        let item = Unless::new(self);
         core.queue(
             Box::new(move || item.run(|transport| transport.lose(error))),
             place,
@@ -228,7 +200,7 @@ impl<S: ByteStream> Stream<S> {
     /// Ends the connection abruptly.
     fn fail(&self, error: Option<io::Error>) {
         if !self.ending.get() {
-            self.with_stream(ByteStream::abort);
+            self.abrupt.set(true);
             self.end(error);
         }
     }
@@ -240,6 +212,15 @@ impl<S: ByteStream> Stream<S> {
         let result = f(&stream);
         self.stream.set(Some(stream));
         Some(result)
+    }
+
+    /// Tells whether the stream is in use further up in the stack: by a stream of the program's own
+    /// make, which calls its transport.
+    fn is_in_use(&self) -> bool {
+        let stream = self.stream.take();
+        let in_use = stream.is_none();
+        self.stream.set(stream);
+        in_use
     }
 
     fn wants_reading(&self) -> bool {
@@ -271,7 +252,14 @@ impl<S: ByteStream> Stream<S> {
         }
         let transport: Rc<dyn Transport> = Rc::<Self>::clone(self);
         let received = if self.seat.is_buffered() {
-            let mut read = |buffer: &mut [u8]| self.recv(buffer);
+            let mut read = |buffer: &mut [u8]| {
+                // `get_buffer` may have ended or paused it.
+                if self.wants_reading() {
+                    self.recv(buffer)
+                } else {
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+            };
             self.seat.read_with(&transport, None, &mut read)
         } else {
             let mut buffer = self.core.lend_buffer();
@@ -299,13 +287,31 @@ impl<S: ByteStream> Stream<S> {
 
     #[inline]
     fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
+        let eof_asked = self.eof_asked.get();
+        let received = loop {
             match self.with_stream(|stream| stream.recv(buffer)) {
                 Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Some(received) => return received,
+                Some(received) => break received,
                 None => return Err(io::ErrorKind::WouldBlock.into()),
             }
+        };
+        if self.closing.get() || self.eof_asked.get() != eof_asked {
+            return self.received_and_more(received);
         }
+        received
+    }
+
+    /// The stream has called its transport from within `recv`.
+    #[cold]
+    fn received_and_more(&self, received: io::Result<usize>) -> io::Result<usize> {
+        match received {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            _ => self.do_what_was_put_off(),
+        }
+        if self.closing.get() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        received
     }
 
     fn end_of_input(&self, transport: &Rc<dyn Transport>) {
@@ -321,10 +327,13 @@ impl<S: ByteStream> Stream<S> {
     // ---- Writing -------------------------------------------------------------------------------
 
     /// Tells whether bytes are taken, and complains of those that are written in vain.
-    fn accepts(&self) -> bool {
+    fn accepts(&self, size: usize) -> bool {
         if self.eof_asked.get() {
             let report = "write after write_eof: the data was discarded";
             self.report(ExceptionContext::new(report));
+            return false;
+        }
+        if size == 0 {
             return false;
         }
         let flushing = || !self.ending.get() && self.write_buffer_size() > 0;
@@ -350,7 +359,7 @@ impl<S: ByteStream> Stream<S> {
         let outbox = self.outbox.take();
         if outbox.is_some() {
             self.outbox.set(outbox);
-            return Sent::Some(0);
+            return Sent::Behind;
         }
         loop {
             match self.with_stream(&send) {
@@ -360,15 +369,34 @@ impl<S: ByteStream> Stream<S> {
                     io::ErrorKind::Interrupted => {}
                     _ => return Sent::Failed(error),
                 },
-                None => return Sent::InUse,
+                None => return Sent::Behind,
             }
         }
     }
 
-    /// Buffers what was not sent.
+    /// Buffers what comes behind all that waits.
     fn keep(&self, keep: impl FnOnce(&mut Outbox)) {
         let mut outbox = self.outbox.take().unwrap_or_default();
         keep(&mut outbox);
+        self.buffer(outbox);
+    }
+
+    /// Buffers what was not sent of a write that had nothing before it. What a stream of the
+    /// program's own make has written meanwhile comes behind.
+    fn keep_rest(&self, keep: impl FnOnce(&mut Outbox)) {
+        let late = self.outbox.take();
+        let mut outbox = Box::<Outbox>::default();
+        keep(&mut outbox);
+        if let Some(late) = late {
+            outbox.append(*late);
+        }
+        self.buffer(outbox);
+    }
+
+    fn buffer(&self, outbox: Box<Outbox>) {
+        if self.ending.get() {
+            return;
+        }
         let size = outbox.len();
         self.outbox.set(Some(outbox));
         self.watch(Direction::Write, true);
@@ -391,7 +419,7 @@ impl<S: ByteStream> Stream<S> {
 
     fn queue_flow(self: Rc<Self>) {
         let (core, place) = (Rc::clone(&self.core), self.seat.place());
-        let item = Unless(Some(self));
+        let item = Unless::new(self);
         core.queue(Box::new(move || item.run(Self::tell_flow)), place);
     }
 
@@ -458,6 +486,22 @@ impl<S: ByteStream> Stream<S> {
         }
     }
 
+    /// A write went out whole; the stream may have called its transport meanwhile.
+    #[inline]
+    fn sent_whole(&self) {
+        if self.closing.get() || self.eof_asked.get() {
+            self.do_what_was_put_off();
+        }
+    }
+
+    /// Does what was asked for while the stream was in use, unless something waits to be written.
+    #[cold]
+    fn do_what_was_put_off(&self) {
+        if self.write_buffer_size() == 0 {
+            self.flushed();
+        }
+    }
+
     fn shut_down(&self) -> io::Result<()> {
         let shut = self.with_stream(|stream| stream.shutdown(Shutdown::Write));
         shut.unwrap_or(Ok(()))
@@ -488,7 +532,7 @@ impl<S: ByteStream> Watcher for Stream<S> {
             drop_quietly(self.core.table.unwatch_object(key));
         }
         self.seat.let_go();
-        drop_quietly(self.stream.take());
+        self.drop_stream();
         if let Some((keeper, number)) = self.keeper.take() {
             keeper.left(number);
         }
@@ -498,32 +542,32 @@ impl<S: ByteStream> Watcher for Stream<S> {
 impl<S: ByteStream> Transport for Stream<S> {
     #[inline]
     fn write(&self, data: &[u8]) {
-        if (self.closing.get() || self.eof_asked.get()) && !self.accepts() {
+        if (self.closing.get() || self.eof_asked.get()) && !self.accepts(data.len()) {
             return;
         }
         if data.is_empty() {
             return;
         }
         match self.send(|stream| stream.send(data)) {
-            Sent::Some(count) if count >= data.len() => {}
-            Sent::Some(count) => self.keep(|outbox| outbox.push(&data[count..])),
-            Sent::InUse => self.keep(|outbox| outbox.push(data)),
+            Sent::Some(count) if count >= data.len() => self.sent_whole(),
+            Sent::Some(count) => self.keep_rest(|outbox| outbox.push(&data[count..])),
+            Sent::Behind => self.keep(|outbox| outbox.push(data)),
             Sent::Failed(error) => self.end(Some(error)),
         }
     }
 
     fn write_vectored(&self, buffers: &[IoSlice<'_>]) {
-        if (self.closing.get() || self.eof_asked.get()) && !self.accepts() {
+        let size: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        if (self.closing.get() || self.eof_asked.get()) && !self.accepts(size) {
             return;
         }
-        let size: usize = buffers.iter().map(|buffer| buffer.len()).sum();
         if size == 0 {
             return;
         }
         match self.send(|stream| stream.send_vectored(buffers)) {
-            Sent::Some(count) if count >= size => {}
-            Sent::Some(count) => self.keep(|outbox| outbox.push_vectored(buffers, count)),
-            Sent::InUse => self.keep(|outbox| outbox.push_vectored(buffers, 0)),
+            Sent::Some(count) if count >= size => self.sent_whole(),
+            Sent::Some(count) => self.keep_rest(|outbox| outbox.push_vectored(buffers, count)),
+            Sent::Behind => self.keep(|outbox| outbox.push_vectored(buffers, 0)),
             Sent::Failed(error) => self.end(Some(error)),
         }
     }
@@ -550,7 +594,7 @@ impl<S: ByteStream> Transport for Stream<S> {
         if self.closing.get() || self.eof_asked.replace(true) {
             return Ok(());
         }
-        if self.write_buffer_size() > 0 {
+        if self.write_buffer_size() > 0 || self.is_in_use() {
             return Ok(());
         }
         self.shut_down()
@@ -604,7 +648,7 @@ impl<S: ByteStream> Transport for Stream<S> {
         if self.closing.replace(true) {
             return;
         }
-        if self.write_buffer_size() > 0 {
+        if self.write_buffer_size() > 0 || self.is_in_use() {
             self.watch_reading();
         } else {
             self.end(None);
