@@ -70,6 +70,8 @@ mod sealed {
         Eof(Eof),
         Filled(io::Result<usize>),
         NoBuffer,
+        /// It takes no data: it lends the memory to read into.
+        Lends,
     }
 
     #[expect(unnameable_types, reason = "nobody else is to implement it")]
@@ -181,18 +183,7 @@ impl<P: BufferedProtocol> Style<P> for Lending {
                 }
                 return Answer::Filled(filled);
             }
-            Method::Received(mut data) => {
-                while !data.is_empty() && !transport.is_closing() {
-                    let buffer = protocol.get_buffer(Some(data.len()));
-                    if buffer.is_empty() {
-                        return Answer::NoBuffer;
-                    }
-                    let count = buffer.len().min(data.len());
-                    buffer[..count].copy_from_slice(&data[..count]);
-                    data = &data[count..];
-                    protocol.buffer_updated(transport, count);
-                }
-            }
+            Method::Received(_) => return Answer::Lends,
             Method::Made => protocol.connection_made(transport),
             Method::Eof => return Answer::Eof(protocol.eof_received(transport)),
             Method::Pause => protocol.pause_writing(transport),
@@ -251,6 +242,8 @@ pub struct Seat {
     /// Whether writing is paused, and what the protocol has been told of that.
     paused: Cell<bool>,
     told: Cell<bool>,
+    /// It was paused and resumed, and the protocol has been told of neither.
+    missed: Cell<bool>,
     /// Nothing more is said of pausing.
     silent: Cell<bool>,
     lost: Cell<bool>,
@@ -274,6 +267,7 @@ impl Seat {
             place,
             paused: Cell::new(false),
             told: Cell::new(false),
+            missed: Cell::new(false),
             silent: Cell::new(false),
             lost: Cell::new(false),
         }
@@ -303,11 +297,11 @@ impl Seat {
     /// Lets another protocol take the seat. One that is in a call leaves when it returns.
     pub fn set_protocol(&self, protocol: Box<dyn AnyProtocol>) {
         if self.lost.get() {
-            retire(protocol, Standing::Replaced, None);
+            retire(protocol, Standing::Replaced, None, self.place);
             return;
         }
         if let Some(before) = self.protocol.replace(Some(protocol)) {
-            retire(before, Standing::Replaced, None);
+            retire(before, Standing::Replaced, None, self.place);
         }
     }
 
@@ -317,7 +311,7 @@ impl Seat {
     ///
     /// [`SeatError::Busy`] and [`SeatError::Empty`].
     pub fn connection_made(&self, transport: &Rc<dyn Transport>) -> Result<(), SeatError> {
-        let called = self.call(transport, "connection_made", Method::Made);
+        let called = self.call(transport, &Cell::new("connection_made"), Method::Made);
         match called {
             Err(SeatError::Failed(_)) | Ok(_) => Ok(()),
             Err(error) => Err(error),
@@ -335,10 +329,33 @@ impl Seat {
         transport: &Rc<dyn Transport>,
         data: &[u8],
     ) -> Result<(), SeatError> {
-        match self.call(transport, "data_received", Method::Received(data))? {
-            Answer::NoBuffer => Err(SeatError::Failed(no_buffer(self.place))),
+        let name = Cell::new("data_received");
+        match self.call(transport, &name, Method::Received(data))? {
+            Answer::Lends => self.fill(transport, data),
             _ => Ok(()),
         }
+    }
+
+    /// Fills one buffer after the other. Another protocol that takes the seat meanwhile gets what
+    /// is left; one that closes its transport gets no more.
+    fn fill(&self, transport: &Rc<dyn Transport>, mut data: &[u8]) -> Result<(), SeatError> {
+        while !data.is_empty() && !transport.is_closing() {
+            if !self.is_buffered() {
+                return self.data_received(transport, data);
+            }
+            let size_hint = Some(data.len());
+            let mut copy = |buffer: &mut [u8]| {
+                if transport.is_closing() {
+                    return Err(io::ErrorKind::NotConnected.into());
+                }
+                let (now, later) = data.split_at(buffer.len().min(data.len()));
+                buffer[..now.len()].copy_from_slice(now);
+                data = later;
+                Ok(now.len())
+            };
+            self.read_with(transport, size_hint, &mut copy)?.ok();
+        }
+        Ok(())
     }
 
     /// Lets `read` fill the memory that the protocol lends, and tells it how much there is.
@@ -355,7 +372,12 @@ impl Seat {
         size_hint: Option<usize>,
         read: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> Result<io::Result<usize>, SeatError> {
-        match self.call(transport, "buffer_updated", Method::Fill(size_hint, read))? {
+        let name = Cell::new("get_buffer");
+        let mut read = |buffer: &mut [u8]| {
+            name.set("buffer_updated");
+            read(buffer)
+        };
+        match self.call(transport, &name, Method::Fill(size_hint, &mut read))? {
             Answer::Filled(filled) => Ok(filled),
             _ => Err(SeatError::Failed(no_buffer(self.place))),
         }
@@ -367,7 +389,7 @@ impl Seat {
     ///
     /// [`SeatError`].
     pub fn eof_received(&self, transport: &Rc<dyn Transport>) -> Result<Eof, SeatError> {
-        match self.call(transport, "eof_received", Method::Eof)? {
+        match self.call(transport, &Cell::new("eof_received"), Method::Eof)? {
             Answer::Eof(eof) => Ok(eof),
             _ => Ok(Eof::Close),
         }
@@ -384,7 +406,11 @@ impl Seat {
         error: &mut Option<io::Error>,
     ) -> Result<(), SeatError> {
         self.silent.set(true);
-        let called = self.call(transport, "connection_lost", Method::Lost(error.as_ref()));
+        let called = self.call(
+            transport,
+            &Cell::new("connection_lost"),
+            Method::Lost(error.as_ref()),
+        );
         if matches!(called, Err(SeatError::Busy)) {
             return Err(SeatError::Busy);
         }
@@ -404,7 +430,7 @@ impl Seat {
         self.lost.set(true);
         let protocol = self.protocol.take();
         if let Some(protocol) = protocol {
-            retire(protocol, Standing::Lost, error);
+            retire(protocol, Standing::Lost, error, self.place);
         }
         drop_quietly(self.context.take());
     }
@@ -413,9 +439,19 @@ impl Seat {
     ///
     /// It returns `true` if the protocol has to be told, and is not in a call behind which it will
     /// be: then put [`tell_flow`](Seat::tell_flow) in the line.
+    ///
+    /// Whoever has seen that writing is paused may rely on a `resume_writing`: it comes, behind its
+    /// `pause_writing`, also when writing is resumed before either was told.
     pub fn set_writing_paused(&self, paused: bool) -> bool {
-        self.paused.set(paused);
-        paused != self.told.get() && !self.silent.get() && self.look(|_| true)
+        if self.paused.replace(paused) && !paused && !self.told.get() {
+            self.missed.set(true);
+        }
+        self.owes_a_call() && !self.silent.get() && self.look(|_| true)
+    }
+
+    #[inline]
+    fn owes_a_call(&self) -> bool {
+        self.told.get() != self.paused.get() || self.missed.get()
     }
 
     /// Tells whether writing is paused.
@@ -434,18 +470,20 @@ impl Seat {
     ///
     /// [`SeatError::Busy`]: try again by the line.
     pub fn tell_flow(&self, transport: &Rc<dyn Transport>) -> Result<(), SeatError> {
-        while self.told.get() != self.paused.get() && !self.silent.get() {
-            let paused = self.paused.get();
+        while self.owes_a_call() && !self.silent.get() {
+            // Whichever it is, it is the other one than the last.
+            let (paused, missed) = (!self.told.get(), self.missed.replace(false));
             let (name, method) = if paused {
                 ("pause_writing", Method::Pause)
             } else {
                 ("resume_writing", Method::Resume)
             };
             self.told.set(paused);
-            match self.call_alone(transport, name, method) {
+            match self.call_alone(transport, &Cell::new(name), method) {
                 Err(SeatError::Failed(_)) | Ok(_) => {}
                 Err(error) => {
                     self.told.set(!paused);
+                    self.missed.set(missed);
                     return Err(error);
                 }
             }
@@ -458,11 +496,11 @@ impl Seat {
     fn call(
         &self,
         transport: &Rc<dyn Transport>,
-        name: &'static str,
+        name: &Cell<&'static str>,
         method: Method<'_>,
     ) -> Result<Answer, SeatError> {
         let called = self.call_alone(transport, name, method);
-        if self.told.get() != self.paused.get() {
+        if self.owes_a_call() {
             // Busy is what a handle's `with` further up in the stack makes of it; it comes again.
             let _ = self.tell_flow(transport);
         }
@@ -473,7 +511,7 @@ impl Seat {
     fn call_alone(
         &self,
         transport: &Rc<dyn Transport>,
-        name: &'static str,
+        name: &Cell<&'static str>,
         method: Method<'_>,
     ) -> Result<Answer, SeatError> {
         let Some(seated) = self.protocol.take() else {
@@ -493,13 +531,13 @@ impl Seat {
             None => self.protocol.set(Some(seated)),
             newer => {
                 self.protocol.set(newer);
-                retire(seated, Standing::Replaced, None);
+                retire(seated, Standing::Replaced, None, self.place);
             }
         }
         match called {
             Some(Ok(answer)) => Ok(answer),
             None => Err(SeatError::Busy),
-            Some(Err(payload)) => Err(self.panicked(name, payload)),
+            Some(Err(payload)) => Err(self.panicked(name.get(), payload)),
         }
     }
 
@@ -530,9 +568,22 @@ impl fmt::Debug for Seat {
 }
 
 /// Lets a protocol go; it dies here unless somebody holds its handle.
-fn retire(protocol: Box<dyn AnyProtocol>, standing: Standing, error: Option<io::Error>) {
+fn retire(
+    protocol: Box<dyn AnyProtocol>,
+    standing: Standing,
+    error: Option<io::Error>,
+    place: &'static Location<'static>,
+) {
     protocol.end(standing, error);
-    drop_quietly(protocol);
+    let dropped = panic::catch_unwind(AssertUnwindSafe(|| drop(protocol)));
+    if let Err(payload) = dropped {
+        let report = ExceptionContext::new("panic in the destructor of a protocol");
+        let report = report.with_payload(payload).with_place(Some(place));
+        match Core::current() {
+            Some(core) => core.report(report),
+            None => default_handler(&report),
+        }
+    }
 }
 
 #[cold]
