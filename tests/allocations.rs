@@ -9,14 +9,16 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::future::{pending, poll_fn};
 use std::hint::black_box;
-use std::io::Write;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::thread;
 use std::time::Duration;
 
 use coloop::testing::Clock;
-use coloop::{ContextVar, EventLoop, ExceptionContext};
+use coloop::{ContextVar, EventLoop, ExceptionContext, Protocol, Resolver, Transport};
 
 /// Counts what each thread asks for.
 struct Counting;
@@ -320,6 +322,132 @@ fn an_idle_turn_is_no_allocation_and_neither_is_a_ready_descriptor() {
         }
     });
     assert_eq!((ready, calls.get()), (0, MANY + 1));
+}
+
+const MESSAGE: usize = 1_024;
+
+/// Sends back what it gets, and counts what that asks for once it is warm.
+struct Echo {
+    received: usize,
+    before: usize,
+    counted: Rc<Cell<Option<usize>>>,
+    over: Option<Resolver<()>>,
+}
+
+impl Echo {
+    fn new(counted: &Rc<Cell<Option<usize>>>, over: Option<Resolver<()>>) -> Self {
+        Self {
+            over,
+            received: 0,
+            before: 0,
+            counted: Rc::clone(counted),
+        }
+    }
+}
+
+impl Protocol for Echo {
+    fn data_received(&mut self, transport: &Rc<dyn Transport>, data: &[u8]) {
+        transport.write(data);
+        self.received += data.len();
+        if self.received == MESSAGE * MANY {
+            self.before = ALLOCATIONS.get();
+        } else if self.received == 2 * MESSAGE * MANY {
+            self.counted.set(Some(ALLOCATIONS.get() - self.before));
+        }
+    }
+
+    fn connection_lost(&mut self, _: &Rc<dyn Transport>, _: Option<&io::Error>) {
+        if let Some(over) = self.over.take() {
+            over.settle(()).unwrap();
+        }
+    }
+}
+
+/// A client in a thread of its own: one message after the other, and back.
+fn talk(mut stream: impl Read + Write + Send + 'static) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let (out, mut back) = ([7; MESSAGE], [0; MESSAGE]);
+        for _ in 0..2 * MANY {
+            stream.write_all(&out).unwrap();
+            stream.read_exact(&mut back).unwrap();
+            assert_eq!(back, out);
+        }
+    })
+}
+
+#[test]
+fn a_message_over_a_unix_socket_is_no_allocation() {
+    let counted = Rc::new(Cell::new(None));
+    let event_loop = EventLoop::new().unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let client = talk(far);
+    event_loop
+        .run_until_complete(async {
+            let handle = event_loop.handle();
+            let echo = Echo::new(&counted, None);
+            let (_, echo) = handle.create_connection_on(|| echo, near).await.unwrap();
+            echo.closed().await;
+        })
+        .unwrap();
+    client.join().unwrap();
+    assert_eq!(counted.get(), Some(0), "for {MANY} messages");
+}
+
+#[test]
+fn a_message_over_tcp_is_no_allocation() {
+    let counted = Rc::new(Cell::new(None));
+    let event_loop = EventLoop::new().unwrap();
+    event_loop
+        .run_until_complete(async {
+            let handle = event_loop.handle();
+            let count = Rc::clone(&counted);
+            let (over, is_over) = handle.create_future();
+            let mut over = Some(over);
+            let factory = move || Echo::new(&count, over.take());
+            let server = handle.create_server(factory, "127.0.0.1:0").await.unwrap();
+            let address = server.sockets()[0].local_addr().as_inet().unwrap();
+            let client = talk(TcpStream::connect(address).unwrap());
+            is_over.await.unwrap();
+            client.join().unwrap();
+        })
+        .unwrap();
+    assert_eq!(counted.get(), Some(0), "for {MANY} messages");
+}
+
+/// One that is told nothing, and holds nothing.
+struct Idle;
+
+impl Protocol for Idle {
+    fn data_received(&mut self, _: &Rc<dyn Transport>, _: &[u8]) {}
+}
+
+#[test]
+fn an_idle_connection_costs_few_bytes() {
+    // As many as its table's capacity: what grows by doubling is full.
+    const COUNT: usize = 256;
+    let event_loop = EventLoop::new().unwrap();
+    let pairs: Vec<_> = (0..COUNT).map(|_| UnixStream::pair().unwrap()).collect();
+    event_loop
+        .run_until_complete(async {
+            let handle = event_loop.handle();
+            // The loop's own buffer and lists are there after the first connection.
+            let (warm, mut peer) = UnixStream::pair().unwrap();
+            peer.write_all(b"x").unwrap();
+            drop(peer);
+            let (_, idle) = handle.create_connection_on(|| Idle, warm).await.unwrap();
+            idle.closed().await;
+            let (near, _far): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+            let before = bytes();
+            let sockets = near.capacity() * size_of::<UnixStream>();
+            for socket in near {
+                drop(handle.create_connection_on(|| Idle, socket).await.unwrap());
+            }
+            let each = (bytes() - before + sockets as isize) / COUNT as isize;
+            println!("{each} bytes for an idle connection");
+            assert!(each <= 400, "{each} bytes for an idle connection");
+            assert!(each > 100, "{each} bytes cannot be all");
+        })
+        .unwrap();
 }
 
 #[test]

@@ -3,9 +3,9 @@
 //! A closure that returns a [`Protocol`] is a factory as it stands; one that returns a
 //! [`BufferedProtocol`] is wrapped by [`buffered`].
 
+use super::erased::{AnyProtocol, seat, seat_buffered};
 use super::handle::ProtocolHandle;
 use super::protocol::{BufferedProtocol, Protocol};
-use super::seat::{AnyProtocol, seat, seat_buffered};
 
 /// Makes the protocol of one connection.
 ///

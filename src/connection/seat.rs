@@ -17,267 +17,17 @@ use std::cell::Cell;
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::panic::{self, AssertUnwindSafe, Location};
+use std::panic::Location;
 use std::rc::Rc;
 
-use super::handle::{Kind, ProtocolHandle, Shared, Standing};
-use super::protocol::{BufferedProtocol, Eof, Protocol};
+use super::erased::{Answer, AnyProtocol, Called, Calls, Method, PANIC, Received};
+use super::handle::Standing;
+use super::protocol::Eof;
 use super::transport::Transport;
 use crate::context::{self, Context};
 use crate::core::{Core, default_handler};
 use crate::error::{LoopClosed, drop_quietly, panic_message};
 use crate::report::ExceptionContext;
-
-/// A protocol of any type, as a transport keeps it; made by [`seat`](seat()) and [`seat_buffered`].
-pub struct AnyProtocol(Rc<dyn Calls>);
-
-impl AnyProtocol {
-    /// Lets it go; it dies here unless somebody holds its handle.
-    fn retire(self, standing: Standing, error: Option<io::Error>) {
-        if Rc::strong_count(&self.0) > 1 {
-            self.0.end(standing, error);
-        }
-        drop_quietly(self);
-    }
-}
-
-impl fmt::Debug for AnyProtocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AnyProtocol")
-            .field("buffered", &self.0.is_buffered())
-            .finish_non_exhaustive()
-    }
-}
-
-/// A call of a protocol, other than the one that is made for every message.
-enum Method<'a> {
-    Made,
-    /// Reads into the protocol's own buffer.
-    Fill(
-        Option<usize>,
-        &'a mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
-    ),
-    Eof,
-    Pause,
-    Resume,
-    Lost(Option<&'a io::Error>),
-}
-
-/// What a call gives.
-enum Answer {
-    Done,
-    Eof(Eof),
-    Filled(io::Result<usize>),
-    NoBuffer,
-}
-
-/// What became of a call.
-enum Called<T> {
-    Done(T),
-    /// The protocol is in a call already.
-    Busy,
-    Panicked(Box<dyn Any + Send>),
-}
-
-/// What became of the call that is made for every message: it fits a register.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Received {
-    Taken,
-    /// The protocol has lent no memory.
-    NoBuffer,
-    /// The protocol is in a call already.
-    Busy,
-    /// `PANIC` has the rest.
-    Panicked,
-}
-
-thread_local! {
-    /// What a call has panicked with, on its way to the seat that has made it.
-    static PANIC: Cell<Option<Box<dyn Any + Send>>> = const { Cell::new(None) };
-}
-
-/// What sits in a seat, with its type erased.
-trait Calls {
-    /// Calls the protocol, unless it is in a call already.
-    fn call(&self, transport: &Rc<dyn Transport>, method: Method<'_>) -> Called<Answer>;
-
-    /// Gives the protocol what has come.
-    fn received(&self, transport: &Rc<dyn Transport>, data: &[u8]) -> Received;
-
-    fn is_free(&self) -> bool;
-
-    fn is_buffered(&self) -> bool;
-
-    /// The transport lets go of it, and somebody holds its handle.
-    fn end(&self, standing: Standing, error: Option<io::Error>);
-}
-
-/// Seats a protocol, for [`Transport::set_protocol`] and for transports of other makes.
-///
-/// # Examples
-///
-/// ```
-/// use std::rc::Rc;
-/// use coloop::{Protocol, Transport, seat};
-///
-/// struct Greeting;
-/// struct Talk(Vec<u8>);
-///
-/// impl Protocol for Greeting {
-///     fn data_received(&mut self, transport: &Rc<dyn Transport>, data: &[u8]) {
-///         assert_eq!(data, b"hello");
-///         let (talk, _handle) = seat(Talk(Vec::new()));
-///         transport.set_protocol(talk); // it gets what comes next
-///     }
-/// }
-/// impl Protocol for Talk {
-///     fn data_received(&mut self, transport: &Rc<dyn Transport>, data: &[u8]) {
-///         self.0.extend(data);
-///     }
-/// }
-/// ```
-pub fn seat<P: Protocol + 'static>(protocol: P) -> (AnyProtocol, ProtocolHandle<P>) {
-    seated(protocol, Plain)
-}
-
-/// Seats a protocol that lends the memory to read into.
-pub fn seat_buffered<P: BufferedProtocol + 'static>(
-    protocol: P,
-) -> (AnyProtocol, ProtocolHandle<P>) {
-    seated(protocol, Lending)
-}
-
-fn seated<P: 'static, S: Style<P> + 'static>(
-    protocol: P,
-    style: S,
-) -> (AnyProtocol, ProtocolHandle<P>) {
-    let shared = Rc::new(Shared::new(protocol, style));
-    let handle = ProtocolHandle::new(Rc::<Shared<P, S>>::clone(&shared));
-    (AnyProtocol(shared), handle)
-}
-
-/// How a protocol of one kind is called.
-trait Style<P>: Kind {
-    const BUFFERED: bool;
-
-    fn received(protocol: &mut P, transport: &Rc<dyn Transport>, data: &[u8]) -> bool;
-
-    fn perform(protocol: &mut P, transport: &Rc<dyn Transport>, method: Method<'_>) -> Answer;
-}
-
-struct Plain;
-struct Lending;
-
-impl Kind for Plain {}
-impl Kind for Lending {}
-
-impl<P: Protocol> Style<P> for Plain {
-    const BUFFERED: bool = false;
-
-    #[inline]
-    fn received(protocol: &mut P, transport: &Rc<dyn Transport>, data: &[u8]) -> bool {
-        protocol.data_received(transport, data);
-        true
-    }
-
-    fn perform(protocol: &mut P, transport: &Rc<dyn Transport>, method: Method<'_>) -> Answer {
-        match method {
-            Method::Made => protocol.connection_made(transport),
-            Method::Eof => return Answer::Eof(protocol.eof_received(transport)),
-            Method::Pause => protocol.pause_writing(transport),
-            Method::Resume => protocol.resume_writing(transport),
-            Method::Lost(error) => protocol.connection_lost(transport, error),
-            Method::Fill(..) => return Answer::NoBuffer,
-        }
-        Answer::Done
-    }
-}
-
-impl<P: BufferedProtocol> Style<P> for Lending {
-    const BUFFERED: bool = true;
-
-    fn received(protocol: &mut P, transport: &Rc<dyn Transport>, mut data: &[u8]) -> bool {
-        while !data.is_empty() && !transport.is_closing() {
-            let buffer = protocol.get_buffer(Some(data.len()));
-            if buffer.is_empty() {
-                return false;
-            }
-            let count = buffer.len().min(data.len());
-            buffer[..count].copy_from_slice(&data[..count]);
-            data = &data[count..];
-            protocol.buffer_updated(transport, count);
-        }
-        true
-    }
-
-    fn perform(protocol: &mut P, transport: &Rc<dyn Transport>, method: Method<'_>) -> Answer {
-        match method {
-            Method::Fill(size_hint, read) => {
-                let buffer = protocol.get_buffer(size_hint);
-                if buffer.is_empty() {
-                    return Answer::NoBuffer;
-                }
-                let most = buffer.len();
-                let filled = read(buffer).map(|count| count.min(most));
-                if let Ok(count @ 1..) = filled {
-                    protocol.buffer_updated(transport, count);
-                }
-                return Answer::Filled(filled);
-            }
-            Method::Made => protocol.connection_made(transport),
-            Method::Eof => return Answer::Eof(protocol.eof_received(transport)),
-            Method::Pause => protocol.pause_writing(transport),
-            Method::Resume => protocol.resume_writing(transport),
-            Method::Lost(error) => protocol.connection_lost(transport, error),
-        }
-        Answer::Done
-    }
-}
-
-/// Takes a protocol out for a call; it comes back also when that panics.
-#[inline]
-fn out<P, S, T>(shared: &Shared<P, S>, call: impl FnOnce(&mut P) -> T) -> Called<T> {
-    let Some(mut protocol) = shared.take() else {
-        return Called::Busy;
-    };
-    let called = panic::catch_unwind(AssertUnwindSafe(|| call(&mut protocol)));
-    shared.put(protocol);
-    match called {
-        Ok(done) => Called::Done(done),
-        Err(payload) => Called::Panicked(payload),
-    }
-}
-
-impl<P: 'static, S: Style<P>> Calls for Shared<P, S> {
-    fn call(&self, transport: &Rc<dyn Transport>, method: Method<'_>) -> Called<Answer> {
-        out(self, |protocol| S::perform(protocol, transport, method))
-    }
-
-    #[inline]
-    fn received(&self, transport: &Rc<dyn Transport>, data: &[u8]) -> Received {
-        match out(self, |protocol| S::received(protocol, transport, data)) {
-            Called::Done(true) => Received::Taken,
-            Called::Done(false) => Received::NoBuffer,
-            Called::Busy => Received::Busy,
-            Called::Panicked(payload) => {
-                let _ = PANIC.try_with(|panic| panic.set(Some(payload)));
-                Received::Panicked
-            }
-        }
-    }
-
-    fn is_free(&self) -> bool {
-        self.is_here()
-    }
-
-    fn is_buffered(&self) -> bool {
-        S::BUFFERED
-    }
-
-    fn end(&self, standing: Standing, error: Option<io::Error>) {
-        self.let_go(standing, error);
-    }
-}
 
 /// Where a transport keeps its protocol and makes every call of it.
 ///
@@ -299,6 +49,8 @@ pub struct Seat {
     /// Whether writing is paused, and what the protocol has been told of that.
     paused: Cell<bool>,
     told: Cell<bool>,
+    /// It was paused and resumed, and the protocol has been told of neither.
+    missed: Cell<bool>,
     /// Nothing more is said of pausing.
     silent: Cell<bool>,
     lost: Cell<bool>,
@@ -323,6 +75,7 @@ impl Seat {
             place,
             paused: Cell::new(false),
             told: Cell::new(false),
+            missed: Cell::new(false),
             silent: Cell::new(false),
             lost: Cell::new(false),
         }
@@ -351,12 +104,12 @@ impl Seat {
     /// Lets another protocol take the seat. One that is in a call leaves when it returns.
     pub fn set_protocol(&self, protocol: AnyProtocol) {
         if self.lost.get() {
-            protocol.retire(Standing::Replaced, None);
+            protocol.retire(Standing::Replaced, None, self.place);
             return;
         }
         self.buffered.set(protocol.0.is_buffered());
         if let Some(before) = self.protocol.replace(Some(protocol)) {
-            before.retire(Standing::Replaced, None);
+            before.retire(Standing::Replaced, None, self.place);
         }
     }
 
@@ -366,7 +119,7 @@ impl Seat {
     ///
     /// [`SeatError::Busy`] and [`SeatError::Empty`].
     pub fn connection_made(&self, transport: &Rc<dyn Transport>) -> Result<(), SeatError> {
-        let called = self.call(transport, "connection_made", Method::Made);
+        let called = self.call(transport, &Cell::new("connection_made"), Method::Made);
         match called {
             Err(SeatError::Failed(_)) | Ok(_) => Ok(()),
             Err(error) => Err(error),
@@ -385,13 +138,37 @@ impl Seat {
         data: &[u8],
     ) -> Result<(), SeatError> {
         let received = self.seated(|protocol| protocol.received(transport, data));
-        if self.told.get() != self.paused.get() {
+        if self.owes_a_call() {
             self.tell_flow_behind(transport);
         }
         match received {
             Some(Received::Taken) => Ok(()),
+            Some(Received::Lends) => self.fill(transport, data),
             received => Err(self.not_received(received.unwrap_or(Received::Busy))),
         }
+    }
+
+    /// Fills one buffer after the other. Another protocol that takes the seat meanwhile gets what
+    /// is left; one that closes its transport gets no more.
+    #[cold]
+    fn fill(&self, transport: &Rc<dyn Transport>, mut data: &[u8]) -> Result<(), SeatError> {
+        while !data.is_empty() && !transport.is_closing() {
+            if !self.is_buffered() {
+                return self.data_received(transport, data);
+            }
+            let size_hint = Some(data.len());
+            let mut copy = |buffer: &mut [u8]| {
+                if transport.is_closing() {
+                    return Err(io::ErrorKind::NotConnected.into());
+                }
+                let (now, later) = data.split_at(buffer.len().min(data.len()));
+                buffer[..now.len()].copy_from_slice(now);
+                data = later;
+                Ok(now.len())
+            };
+            self.read_with(transport, size_hint, &mut copy)?.ok();
+        }
+        Ok(())
     }
 
     /// Lets `read` fill the memory that the protocol lends, and tells it how much there is.
@@ -408,7 +185,12 @@ impl Seat {
         size_hint: Option<usize>,
         read: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> Result<io::Result<usize>, SeatError> {
-        match self.call(transport, "buffer_updated", Method::Fill(size_hint, read))? {
+        let name = Cell::new("get_buffer");
+        let mut read = |buffer: &mut [u8]| {
+            name.set("buffer_updated");
+            read(buffer)
+        };
+        match self.call(transport, &name, Method::Fill(size_hint, &mut read))? {
             Answer::Filled(filled) => Ok(filled),
             _ => Err(SeatError::Failed(no_buffer(self.place))),
         }
@@ -420,7 +202,7 @@ impl Seat {
     ///
     /// [`SeatError`].
     pub fn eof_received(&self, transport: &Rc<dyn Transport>) -> Result<Eof, SeatError> {
-        match self.call(transport, "eof_received", Method::Eof)? {
+        match self.call(transport, &Cell::new("eof_received"), Method::Eof)? {
             Answer::Eof(eof) => Ok(eof),
             _ => Ok(Eof::Close),
         }
@@ -437,7 +219,11 @@ impl Seat {
         error: &mut Option<io::Error>,
     ) -> Result<(), SeatError> {
         self.silent.set(true);
-        let called = self.call(transport, "connection_lost", Method::Lost(error.as_ref()));
+        let called = self.call(
+            transport,
+            &Cell::new("connection_lost"),
+            Method::Lost(error.as_ref()),
+        );
         if matches!(called, Err(SeatError::Busy)) {
             return Err(SeatError::Busy);
         }
@@ -457,7 +243,7 @@ impl Seat {
         self.lost.set(true);
         let protocol = self.protocol.take();
         if let Some(protocol) = protocol {
-            protocol.retire(Standing::Lost, error);
+            protocol.retire(Standing::Lost, error, self.place);
         }
         drop_quietly(self.context.take());
     }
@@ -466,9 +252,19 @@ impl Seat {
     ///
     /// It returns `true` if the protocol has to be told, and is not in a call behind which it will
     /// be: then put [`tell_flow`](Seat::tell_flow) in the line.
+    ///
+    /// Whoever has seen that writing is paused may rely on a `resume_writing`: it comes, behind its
+    /// `pause_writing`, also when writing is resumed before either was told.
     pub fn set_writing_paused(&self, paused: bool) -> bool {
-        self.paused.set(paused);
-        paused != self.told.get() && !self.silent.get() && self.is_here()
+        if self.paused.replace(paused) && !paused && !self.told.get() {
+            self.missed.set(true);
+        }
+        self.owes_a_call() && !self.silent.get() && self.is_here()
+    }
+
+    #[inline]
+    fn owes_a_call(&self) -> bool {
+        self.told.get() != self.paused.get() || self.missed.get()
     }
 
     /// Tells whether writing is paused.
@@ -487,18 +283,20 @@ impl Seat {
     ///
     /// [`SeatError::Busy`]: try again by the line.
     pub fn tell_flow(&self, transport: &Rc<dyn Transport>) -> Result<(), SeatError> {
-        while self.told.get() != self.paused.get() && !self.silent.get() {
-            let paused = self.paused.get();
+        while self.owes_a_call() && !self.silent.get() {
+            // Whichever it is, it is the other one than the last.
+            let (paused, missed) = (!self.told.get(), self.missed.replace(false));
             let (name, method) = if paused {
                 ("pause_writing", Method::Pause)
             } else {
                 ("resume_writing", Method::Resume)
             };
             self.told.set(paused);
-            match self.call_alone(transport, name, method) {
+            match self.call_alone(transport, &Cell::new(name), method) {
                 Err(SeatError::Failed(_)) | Ok(_) => {}
                 Err(error) => {
                     self.told.set(!paused);
+                    self.missed.set(missed);
                     return Err(error);
                 }
             }
@@ -518,11 +316,11 @@ impl Seat {
     fn call(
         &self,
         transport: &Rc<dyn Transport>,
-        name: &'static str,
+        name: &Cell<&'static str>,
         method: Method<'_>,
     ) -> Result<Answer, SeatError> {
         let called = self.call_alone(transport, name, method);
-        if self.told.get() != self.paused.get() {
+        if self.owes_a_call() {
             self.tell_flow_behind(transport);
         }
         called
@@ -531,13 +329,13 @@ impl Seat {
     fn call_alone(
         &self,
         transport: &Rc<dyn Transport>,
-        name: &'static str,
+        name: &Cell<&'static str>,
         method: Method<'_>,
     ) -> Result<Answer, SeatError> {
         match self.seated(|protocol| protocol.call(transport, method)) {
             Some(Called::Done(answer)) => Ok(answer),
             Some(Called::Busy) | None => Err(self.busy()),
-            Some(Called::Panicked(payload)) => Err(self.panicked(name, payload)),
+            Some(Called::Panicked(payload)) => Err(self.panicked(name.get(), payload)),
         }
     }
 
@@ -581,7 +379,7 @@ impl Seat {
     #[cold]
     fn make_way(&self, newer: AnyProtocol) {
         if let Some(older) = self.protocol.replace(Some(newer)) {
-            older.retire(Standing::Replaced, None);
+            older.retire(Standing::Replaced, None, self.place);
         }
     }
 
@@ -602,8 +400,8 @@ impl Seat {
 
     #[cold]
     fn not_received(&self, received: Received) -> SeatError {
-        if received == Received::NoBuffer {
-            return SeatError::Failed(no_buffer(self.place));
+        if received == Received::Busy {
+            return self.busy();
         }
         match PANIC.try_with(Cell::take) {
             Ok(Some(payload)) => self.panicked("data_received", payload),

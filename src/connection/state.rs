@@ -23,6 +23,8 @@ impl State {
     pub(super) const CLOSING: u8 = 1 << 5;
     /// `lose` stands in the line, or has run.
     pub(super) const ENDING: u8 = 1 << 6;
+    /// The stream is to be closed abruptly.
+    pub(super) const ABRUPT: u8 = 1 << 7;
 
     /// Whether any of these has happened.
     #[inline]

@@ -12,7 +12,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
-use super::seat::AnyProtocol;
+use super::erased::AnyProtocol;
 use crate::address::Address;
 
 /// Moves the bytes of one connection.

@@ -259,6 +259,10 @@ impl Wire {
         self.seat.silence();
         self.soon(|this| this.lose(error));
         if let Some(peer) = self.peer() {
+            if peer.write_buffer_size() > 0 {
+                // What it has still to write has nowhere to go.
+                peer.end(Some(io::ErrorKind::BrokenPipe.into()));
+            }
             peer.expect();
         }
     }
@@ -292,10 +296,13 @@ impl Wire {
     }
 
     /// Tells whether bytes are taken, and complains of those that are written in vain.
-    fn accepts(&self) -> bool {
+    fn accepts(&self, size: usize) -> bool {
         let flags = &self.flags;
         if flags.eof_asked.get() {
             self.report("write after write_eof: the data was discarded");
+            return false;
+        }
+        if size == 0 {
             return false;
         }
         if !flags.ending.get() && (!flags.closing.get() || self.write_buffer_size() > 0) {
@@ -322,7 +329,7 @@ impl Transport for Wire {
     }
 
     fn write_vectored(&self, buffers: &[IoSlice<'_>]) {
-        if !self.accepts() || buffers.iter().all(|buffer| buffer.is_empty()) {
+        if !self.accepts(buffers.iter().map(|buffer| buffer.len()).sum()) {
             return;
         }
         match self.peer() {
