@@ -271,6 +271,17 @@ impl Watcher for Sides {
     fn place(&self) -> &'static Location<'static> {
         self.place
     }
+
+    /// Whoever waits, in a task of another loop of this thread, is told that this one is closed.
+    fn let_go(&self) {
+        for side in [&self.read, &self.write] {
+            for (_, waker) in side.waiting.take() {
+                if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+                    drop_quietly(payload);
+                }
+            }
+        }
+    }
 }
 
 impl LoopHandle {
