@@ -91,6 +91,7 @@ impl Endpoint {
         }
         let bare = match host.strip_prefix('[') {
             Some(rest) => match rest.strip_suffix(']') {
+                Some("") => return wrong("an address is missing in the brackets"),
                 Some(bare) => bare,
                 None => return wrong("the bracket is not closed"),
             },
