@@ -176,11 +176,13 @@ impl Server {
         }
         let sockets: Vec<_> = {
             let sockets = shared.sockets.borrow();
-            sockets.iter().map(|at| Rc::clone(&at.socket)).collect()
+            let each = sockets.iter();
+            each.map(|at| (Rc::clone(&at.socket), at.address.clone()))
+                .collect()
         };
         let backlog = i32::try_from(shared.backlog).unwrap_or(i32::MAX);
         let mut watched: Vec<WatchKey> = Vec::new();
-        for (at, socket) in sockets.into_iter().enumerate() {
+        for (at, (socket, address)) in sockets.into_iter().enumerate() {
             let listens = socket.listen(backlog).and_then(|()| {
                 let acceptor = Rc::new(Acceptor {
                     server: Rc::clone(shared),
@@ -201,7 +203,8 @@ impl Server {
                     for key in watched {
                         drop_quietly(shared.core.table.unwatch_object(key));
                     }
-                    return Err(error);
+                    let text = format!("cannot listen at {address}: {error}");
+                    return Err(io::Error::new(error.kind(), text));
                 }
             }
         }
