@@ -309,22 +309,9 @@ async fn connect(
     if let Some(local) = local {
         bind(&socket, address, local)?;
     }
-    let begun = match socket.connect(&address.into()) {
-        Ok(()) => true,
-        Err(error) => match error.raw_os_error() {
-            // A connect that was interrupted goes on by itself.
-            Some(number)
-                if [Errno::INPROGRESS, Errno::AGAIN, Errno::INTR]
-                    .map(Errno::raw_os_error)
-                    .contains(&number) =>
-            {
-                false
-            }
-            _ => return Err(error),
-        },
-    };
+    let connected = begin(&socket, address)?;
     let socket = Rc::new(socket);
-    if !begun {
+    if !connected {
         let watched = handle.watch(Rc::clone(&socket))?;
         watched.writable().await?;
         if let Some(error) = socket.take_error()? {
@@ -332,6 +319,22 @@ async fn connect(
         }
     }
     Ok(socket)
+}
+
+/// Begins to connect, and says whether that was all.
+fn begin(socket: &Socket, address: SocketAddr) -> io::Result<bool> {
+    loop {
+        let Err(error) = socket.connect(&address.into()) else {
+            return Ok(true);
+        };
+        match Errno::from_io_error(&error) {
+            // Whether it was begun by then, the next call will say.
+            Some(Errno::INTR) => {}
+            Some(Errno::INPROGRESS | Errno::ALREADY) => return Ok(false),
+            Some(Errno::ISCONN) => return Ok(true),
+            _ => return Err(error),
+        }
+    }
 }
 
 /// Binds to the first local address that fits.
