@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod callbacks;
+mod connect;
 mod contexts;
 mod errors;
 mod faults_core;
@@ -16,6 +17,8 @@ mod order;
 mod promises;
 mod reentrancy;
 mod remote;
+mod server;
+mod sockets;
 mod tasks;
 mod timeout;
 mod timers;

@@ -54,6 +54,11 @@ impl Trace {
         move || trace.log(what)
     }
 
+    /// Whether this has happened.
+    pub(crate) fn has(&self, what: &str) -> bool {
+        self.0.borrow().iter().any(|line| line == what)
+    }
+
     pub(crate) fn take(&self) -> Vec<String> {
         self.0.take()
     }
