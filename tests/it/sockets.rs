@@ -96,6 +96,18 @@ impl Scribe {
         self
     }
 
+    /// Gives its transport away as soon as it has one.
+    pub(crate) fn and_tells(mut self, mut tell: impl FnMut(&Rc<dyn Transport>) + 'static) -> Self {
+        let mut act = self.act;
+        self.act = Box::new(move |transport, call| {
+            if call == "made" {
+                tell(transport);
+            }
+            act(transport, call);
+        });
+        self
+    }
+
     fn note(&mut self, transport: &Rc<dyn Transport>, call: &str) {
         self.trace.log(format!("{}{call}", self.name));
         (self.act)(transport, call);

@@ -56,7 +56,17 @@ impl Trace {
 
     /// Whether this has happened.
     pub(crate) fn has(&self, what: &str) -> bool {
-        self.0.borrow().iter().any(|line| line == what)
+        self.count(what) > 0
+    }
+
+    /// How often this has happened.
+    pub(crate) fn count(&self, what: &str) -> usize {
+        self.0.borrow().iter().filter(|line| *line == what).count()
+    }
+
+    /// How much has happened.
+    pub(crate) fn len(&self) -> usize {
+        self.0.borrow().len()
     }
 
     pub(crate) fn take(&self) -> Vec<String> {
