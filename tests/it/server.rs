@@ -865,7 +865,7 @@ fn c_263_who_gives_up_waiting_is_forgotten() {
         turns(1).await;
         task.cancel();
         assert!(task.await.unwrap_err().is_cancelled());
-        drop(pin!(server.wait_closed()));
+        assert!(!is_ready(server.wait_closed()));
         server.close();
         server.wait_closed().await;
     });
