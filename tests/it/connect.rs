@@ -571,9 +571,10 @@ fn c_239_a_connection_does_not_delay_small_writes_unless_it_is_asked_to() {
         let to = || current().create_connection(scribe(&trace), address);
         let (prompt, _scribe) = to().await.unwrap();
         let (slow, _scribe) = to().delay().await.unwrap();
-        let on = || current().create_connection_on(scribe(&trace), tcp_pair().0);
-        let (own, _scribe) = on().await.unwrap();
-        let (own_slow, _scribe) = on().delay().await.unwrap();
+        let ((one, _first), (other, _second)) = (tcp_pair(), tcp_pair());
+        let on = |socket| current().create_connection_on(scribe(&trace), socket);
+        let (own, _scribe) = on(one).await.unwrap();
+        let (own_slow, _scribe) = on(other).delay().await.unwrap();
         let accepted = listener.accept().unwrap().0;
         let accepting = current().connect_accepted_socket(scribe(&trace), accepted);
         let (accepted, _scribe) = accepting.await.unwrap();
