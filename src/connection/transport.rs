@@ -106,6 +106,7 @@ pub trait Transport {
     /// Closes the connection now; what is buffered is dropped.
     ///
     /// The peer of a TCP connection sees a reset, so that it cannot take half of the bytes for all.
+    /// After a [`close`](Transport::close) that had nothing to write there is nothing to abort.
     fn abort(&self);
 
     /// Tells whether the connection is closing or closed.

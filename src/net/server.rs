@@ -19,6 +19,8 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::io;
+#[cfg(not(target_vendor = "apple"))]
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe, Location};
 use std::pin::Pin;
@@ -27,6 +29,8 @@ use std::task::{Context as PollContext, Poll};
 use std::time::Duration;
 
 use rustix::io::Errno;
+#[cfg(not(target_vendor = "apple"))]
+use rustix::net::{SocketAddrAny, SocketAddrUnix};
 use socket2::Socket;
 
 use crate::address::Address;
@@ -147,9 +151,8 @@ impl Server {
             sockets: RefCell::new(sockets),
             clients: Rc::default(),
         }));
-        if !start_later && let Err(error) = server.start_serving() {
-            server.close();
-            return Err(error);
+        if !start_later {
+            server.start_serving()?;
         }
         Ok(server)
     }
@@ -165,7 +168,8 @@ impl Server {
     /// # Errors
     ///
     /// [`NotConnected`](io::ErrorKind::NotConnected) if the server or its loop is closed; otherwise
-    /// what the system says.
+    /// what the system says. If some of its sockets listen by then the server is closed, so that
+    /// nobody connects to a socket that is never looked at; else it can be tried again.
     pub fn start_serving(&self) -> io::Result<()> {
         let shared = &self.0;
         match shared.stage.get() {
@@ -182,8 +186,10 @@ impl Server {
         };
         let backlog = i32::try_from(shared.backlog).unwrap_or(i32::MAX);
         let mut watched: Vec<WatchKey> = Vec::new();
+        let mut listening = false;
         for (at, (socket, address)) in sockets.into_iter().enumerate() {
             let listens = socket.listen(backlog).and_then(|()| {
+                listening = true;
                 let acceptor = Rc::new(Acceptor {
                     server: Rc::clone(shared),
                     at,
@@ -202,6 +208,9 @@ impl Server {
                 Err(error) => {
                     for key in watched {
                         drop_quietly(shared.core.table.unwatch_object(key));
+                    }
+                    if listening {
+                        self.close();
                     }
                     let text = format!("cannot listen at {address}: {error}");
                     return Err(io::Error::new(error.kind(), text));
@@ -509,8 +518,23 @@ fn accept(socket: &Socket) -> Result<(OwnedFd, Option<Address>), Errno> {
 
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (fd, peer) = acceptfrom_with(socket, flags)?;
-    let peer = peer.and_then(|peer| Some(Address::Inet(peer.try_into().ok()?)));
-    Ok((fd, peer))
+    Ok((fd, peer.and_then(address)))
+}
+
+/// What the system says of a peer; an unnamed one has no address.
+#[cfg(not(target_vendor = "apple"))]
+fn address(peer: SocketAddrAny) -> Option<Address> {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    match SocketAddr::try_from(peer.clone()) {
+        Ok(inet) => Some(Address::Inet(inet)),
+        Err(_) => {
+            let unix = SocketAddrUnix::try_from(peer).ok()?;
+            let path = OsStr::from_bytes(unix.path_bytes()?);
+            Some(Address::Unix(path.into()))
+        }
+    }
 }
 
 /// There the flags are set after the fact.
@@ -519,7 +543,7 @@ fn accept(socket: &Socket) -> Result<(OwnedFd, Option<Address>), Errno> {
     let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL);
     let (accepted, peer) = socket.accept().map_err(errno)?;
     accepted.set_nonblocking(true).map_err(errno)?;
-    Ok((accepted.into(), peer.as_socket().map(Address::Inet)))
+    Ok((accepted.into(), Address::of(&peer)))
 }
 
 /// One of a server's sockets, as much of it as others may use.

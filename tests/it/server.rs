@@ -11,10 +11,10 @@ use std::rc::Rc;
 use std::task::{Context as PollContext, Waker};
 
 use coloop::{
-    Address, BufferedProtocol, Cancelled, CreateServer, Endpoint, Family, LookupFlags, Server,
-    Transport, buffered, current,
+    Address, BufferedProtocol, Cancelled, CreateServer, Endpoint, Family, LookupFlags, Protocol,
+    Server, Transport, buffered, current,
 };
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::sockets::{Peer, Scribe, address, has_v6, listener, look, refusing, run, turns, until};
 use crate::verbs::{Trace, real_loop};
@@ -290,6 +290,75 @@ fn c_258_an_address_that_is_taken_between_binding_and_listening() {
         client(at).await;
         first.close();
     });
+}
+
+/// A unix socket's peer has an address if it was bound to a path.
+#[test]
+fn a_unix_peer_is_known_by_its_path() {
+    struct Who(Rc<RefCell<Vec<Option<Address>>>>);
+    impl Protocol for Who {
+        fn connection_made(&mut self, transport: &Rc<dyn Transport>) {
+            self.0.borrow_mut().push(transport.peer_addr());
+        }
+        fn data_received(&mut self, _: &Rc<dyn Transport>, _: &[u8]) {}
+    }
+
+    let path = |end: &str| {
+        let name = format!("coloop-{}-peer-{end}", std::process::id());
+        std::env::temp_dir().join(name)
+    };
+    let (here, there) = (path("server"), path("client"));
+    let (seen, at, from) = (Rc::default(), here.clone(), there.clone());
+    let log = Rc::clone(&seen);
+    run(async move {
+        let listener = UnixListener::bind(&at).unwrap();
+        let factory = move || Who(Rc::clone(&log));
+        let server = current().create_server_on(factory, listener).await.unwrap();
+        let named = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        named.bind(&SockAddr::unix(&from).unwrap()).unwrap();
+        named.connect(&SockAddr::unix(&at).unwrap()).unwrap();
+        until(|| seen.borrow().len() == 1).await;
+        let _unnamed = UnixStream::connect(&at).unwrap();
+        until(|| seen.borrow().len() == 2).await;
+        assert_eq!(*seen.borrow(), [Some(Address::Unix(from)), None]);
+        server.close();
+        server.close_clients();
+        server.wait_closed().await;
+    });
+    for path in [here, there] {
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+/// The first socket listens when the second cannot: nobody may connect to a server that never looks.
+#[test]
+fn a_server_of_which_only_a_part_could_listen_is_closed() {
+    run(async {
+        let trace = Trace::new();
+        let taken = free_port();
+        let both = vec![address_at(0), taken];
+        let server = current().create_server(echo(&trace), both).start_later();
+        let server = server.await.unwrap();
+        let at = address(&server);
+        let other = current().create_server(echo(&trace), taken).await.unwrap();
+        let (kind, _) = refused(server.start_serving());
+        assert_eq!(kind, ErrorKind::AddrInUse);
+        assert_eq!((server.is_serving(), server.sockets().len()), (false, 0));
+        let error = TcpStream::connect(at).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        other.close();
+    });
+}
+
+/// An address of this machine.
+fn address_at(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
+/// An address that nobody listens at.
+fn free_port() -> SocketAddr {
+    let socket = TcpListener::bind(address_at(0)).unwrap();
+    socket.local_addr().unwrap()
 }
 
 /// Why nobody can bind to an address.

@@ -352,7 +352,7 @@ fn helper_accepts() {
 }
 
 #[test]
-fn fault_d10_a_system_without_room_is_reported_and_asked_again_a_second_later() {
+fn c_274_fault_d10_a_system_without_room_is_reported_and_asked_again_a_second_later() {
     for (error, text) in [
         ("EMFILE", "Too many open files (os error 24)"),
         ("ENFILE", "Too many open files in system (os error 23)"),
