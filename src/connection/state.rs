@@ -26,6 +26,12 @@ impl State {
     /// The stream is to be closed abruptly.
     pub(super) const ABRUPT: u8 = 1 << 7;
 
+    /// All of it, to see whether anything changes.
+    #[inline]
+    pub(super) fn bits(&self) -> u8 {
+        self.0.get()
+    }
+
     /// Whether any of these has happened.
     #[inline]
     pub(super) fn any(&self, bits: u8) -> bool {

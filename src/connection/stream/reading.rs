@@ -98,9 +98,9 @@ impl<S: ByteStream> Stream<S> {
         self.core.queue(Box::new(deliver), self.seat.place());
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let before = self.state.any(State::EOF_ASKED);
+        let before = self.state.bits();
         let received = loop {
             match self.with_stream(|stream| stream.recv(buffer)) {
                 Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -108,17 +108,22 @@ impl<S: ByteStream> Stream<S> {
                 None => return Err(io::ErrorKind::WouldBlock.into()),
             }
         };
-        if self.state.any(State::CLOSING) || self.state.any(State::EOF_ASKED) != before {
-            return self.received_and_more(received);
+        if self.state.bits() != before {
+            return self.received_and_more(received, before);
         }
         received
     }
 
     /// The stream has called its transport from within `recv`.
     #[cold]
-    pub(super) fn received_and_more(&self, received: io::Result<usize>) -> io::Result<usize> {
+    pub(super) fn received_and_more(
+        &self,
+        received: io::Result<usize>,
+        before: u8,
+    ) -> io::Result<usize> {
         match received {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            _ if (self.state.bits() ^ before) & (State::CLOSING | State::EOF_ASKED) == 0 => {}
             _ => self.do_what_was_put_off(),
         }
         if self.state.any(State::CLOSING) {
