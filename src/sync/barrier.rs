@@ -60,8 +60,8 @@ impl Barrier {
     ///
     /// # Cancellation
     ///
-    /// Whoever is dropped while it waits has not come: the others wait for one more. The barrier is not
-    /// broken by that.
+    /// Whoever is dropped while it waits has not come: the others wait for one more. The barrier is
+    /// not broken by that.
     #[track_caller]
     pub fn wait(&self) -> BarrierWait<'_> {
         BarrierWait {
@@ -70,7 +70,8 @@ impl Barrier {
         }
     }
 
-    /// Sends all who wait away, with [`BrokenBarrier`], and begins anew; a broken barrier is whole again.
+    /// Sends all who wait away, with [`BrokenBarrier`], and begins anew; a broken barrier is whole
+    /// again.
     pub fn reset(&self) {
         self.broken.set(false);
         self.send_away();

@@ -1,8 +1,8 @@
 //! Waiting until what a lock guards has changed.
 //!
 //! What must always hold: a guard that exists holds its lock, so `wait` consumes it and gives one
-//! back. A notice counts as consumed when the wait gives the guard back; a wait that is dropped before
-//! passes it on.
+//! back. A notice counts as consumed when the wait gives the guard back; a wait that is dropped
+//! before passes it on.
 
 use std::fmt;
 use std::future::Future;
@@ -46,8 +46,8 @@ use crate::record::On;
 ///
 /// # Coming from asyncio
 ///
-/// The lock is not part of the condition: the guard says which it is, so that several conditions can
-/// share one lock. Notifying needs no lock, since no other task runs in between.
+/// The lock is not part of the condition: the guard says which it is, so that several conditions
+/// can share one lock. Notifying needs no lock, since no other task runs in between.
 #[doc(alias = "Condvar")]
 pub struct Condition(Waiters<()>);
 
@@ -63,8 +63,8 @@ impl Condition {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future leaves the lock let go: nobody has a guard. A notice that it had been given
-    /// goes to the next who waits.
+    /// Dropping the future leaves the lock let go: nobody has a guard. A notice that it had been
+    /// given goes to the next who waits.
     #[track_caller]
     pub fn wait<'a>(&'a self, guard: LockGuard<'a>) -> ConditionWait<'a> {
         self.wait_at(guard, Location::caller())

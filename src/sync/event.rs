@@ -1,7 +1,7 @@
 //! A flag that tasks wait for.
 //!
-//! What must always hold: whoever waited when the flag was set goes on, whatever happens to the flag
-//! before its turn comes.
+//! What must always hold: whoever waited when the flag was set goes on, whatever happens to the
+//! flag before its turn comes.
 
 use std::cell::Cell;
 use std::fmt;

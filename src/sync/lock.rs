@@ -1,7 +1,7 @@
 //! A lock across awaits.
 //!
-//! What must always hold: there is one guard at most, and whoever has it holds the lock. A lock that
-//! is let go belongs to the next in line before anybody else can ask.
+//! What must always hold: there is one guard at most, and whoever has it holds the lock. A lock
+//! that is let go belongs to the next in line before anybody else can ask.
 
 use std::fmt;
 use std::future::Future;
@@ -42,8 +42,8 @@ use crate::record::On;
 ///
 /// # Coming from asyncio
 ///
-/// `async with lock:` is a guard in a scope. There is no `release()` that could be called by who does
-/// not hold the lock.
+/// `async with lock:` is a guard in a scope. There is no `release()` that could be called by who
+/// does not hold the lock.
 #[doc(alias = "Mutex")]
 pub struct Lock(Permits);
 
@@ -57,8 +57,8 @@ impl Lock {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future gives up the place in the line. A lock that was handed over in that moment
-    /// goes to the next.
+    /// Dropping the future gives up the place in the line. A lock that was handed over in that
+    /// moment goes to the next.
     #[track_caller]
     pub fn acquire(&self) -> Acquire<'_> {
         self.acquire_at(Location::caller())

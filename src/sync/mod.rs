@@ -6,7 +6,8 @@
 //!
 //! What always holds:
 //!
-//! 1. **First come, first served.** What becomes free is handed to whoever has waited longest, in that
+//! 1. **First come, first served.** What becomes free is handed to whoever has waited longest, in
+//!    that
 //!    moment. A newcomer never overtakes one who waits.
 //! 2. **Dropping loses nothing.** Every future here can be dropped at every await. What it was just
 //!    handed goes to the next.
@@ -28,9 +29,9 @@
 //!
 //! # Across threads
 //!
-//! Futures of other crates can be awaited in tasks: `async-lock` has mutexes, semaphores and barriers
-//! for several threads, `event-listener` events, `async-channel` channels. To reach a loop from
-//! another thread, [`RemoteHandle`](crate::RemoteHandle) is enough.
+//! Futures of other crates can be awaited in tasks: `async-lock` has mutexes, semaphores and
+//! barriers for several threads, `event-listener` events, `async-channel` channels. To reach a loop
+//! from another thread, [`RemoteHandle`](crate::RemoteHandle) is enough.
 
 mod barrier;
 mod condition;

@@ -7,7 +7,8 @@
 //!
 //! What must always hold:
 //!
-//! 1. For each item in the store there is one permit: free, or handed to a getter. For each place of
+//! 1. For each item in the store there is one permit: free, or handed to a getter. For each place
+//!    of
 //!    a bounded queue likewise.
 //! 2. An item is in the hands of who puts it, in the store, or in the hands of who got it.
 //! 3. No cell is borrowed while items are compared or dropped.
@@ -63,8 +64,8 @@ use crate::record::On;
 ///
 /// # Coming from asyncio
 ///
-/// `Queue()` is [`new`](Self::new), `Queue(maxsize)` is [`bounded`](Self::bounded), `put_nowait` and
-/// `get_nowait` are [`try_put`](Self::try_put) and [`try_get`](Self::try_get).
+/// `Queue()` is [`new`](Self::new), `Queue(maxsize)` is [`bounded`](Self::bounded), `put_nowait`
+/// and `get_nowait` are [`try_put`](Self::try_put) and [`try_get`](Self::try_get).
 pub struct Queue<T> {
     store: Store<T>,
     capacity: Option<usize>,
@@ -118,8 +119,8 @@ impl<T> Queue<T> {
     /// # Cancellation
     ///
     /// Until it is complete the future owns the item, and the queue has nothing of it. Dropping the
-    /// future drops the item; [`Put::into_item`] gives it back instead. A place that was handed over
-    /// in that moment goes to the next.
+    /// future drops the item; [`Put::into_item`] gives it back instead. A place that was handed
+    /// over in that moment goes to the next.
     #[track_caller]
     pub fn put(&self, item: T) -> Put<'_, T> {
         Put {
@@ -137,8 +138,8 @@ impl<T> Queue<T> {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future leaves every item in the queue. One that was meant for it goes to the next
-    /// who waits.
+    /// Dropping the future leaves every item in the queue. One that was meant for it goes to the
+    /// next who waits.
     #[track_caller]
     pub fn get(&self) -> Get<'_, T> {
         Get {
@@ -152,8 +153,8 @@ impl<T> Queue<T> {
     ///
     /// # Errors
     ///
-    /// The item comes back if the queue is full, if others wait for the place that there is, and if the
-    /// queue has been shut down.
+    /// The item comes back if the queue is full, if others wait for the place that there is, and if
+    /// the queue has been shut down.
     #[doc(alias = "put_nowait")]
     pub fn try_put(&self, item: T) -> Result<(), TryPutError<T>> {
         if self.is_shut_down() {
@@ -246,8 +247,8 @@ impl<T> Queue<T> {
         self.items.close();
     }
 
-    /// Lets nothing more in, and empties the queue: its items come back in their order, and count as
-    /// dealt with.
+    /// Lets nothing more in, and empties the queue: its items come back in their order, and count
+    /// as dealt with.
     ///
     /// All who wait are told at once, and so are those to whom an item had been promised.
     #[doc(alias = "shutdown(immediate=True)")]
@@ -270,7 +271,7 @@ impl<T> Queue<T> {
         // Comparing is foreign code. If it panics the item is in the store all the same.
         let pushed = panic::catch_unwind(AssertUnwindSafe(|| self.store.push(item)));
         if !self.emptied.get() {
-            self.len.set(self.len.get() + 1);
+            self.len.set(self.len() + 1);
             self.unfinished.set(self.unfinished.get() + 1);
             self.finished.clear();
             self.items.release();
@@ -280,14 +281,19 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Takes the item of a permit; `None` if the queue has been emptied, and inside of a comparison.
+    /// Takes the item of a permit; `None` if the queue has been emptied, and inside of a
+    /// comparison.
     fn unstore(&self) -> Option<T> {
         if self.emptied.get() {
             return None;
         }
         let popped = panic::catch_unwind(AssertUnwindSafe(|| self.store.pop()));
-        if !matches!(popped, Ok(None)) && !self.emptied.get() {
-            self.len.set(self.len.get() - 1);
+        let gone = match &popped {
+            Ok(item) => item.is_some(),
+            Err(_) => self.store.len() < self.len(),
+        };
+        if gone && !self.emptied.get() {
+            self.len.set(self.len() - 1);
             if self.capacity.is_some() {
                 self.places.release();
             }
@@ -295,8 +301,12 @@ impl<T> Queue<T> {
         match popped {
             Ok(item) => item,
             Err(payload) => {
-                // The item went with the panic: nobody else can say that it is done.
-                self.finish(1);
+                if gone {
+                    // It went with the panic: nobody else can say that it is done.
+                    self.finish(1);
+                } else {
+                    self.items.release();
+                }
                 panic::resume_unwind(payload);
             }
         }

@@ -55,8 +55,8 @@ impl Semaphore {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future gives up the place in the line. A permit that was handed over in that moment
-    /// goes to the next.
+    /// Dropping the future gives up the place in the line. A permit that was handed over in that
+    /// moment goes to the next.
     #[track_caller]
     pub fn acquire(&self) -> AcquirePermit<'_> {
         AcquirePermit {
@@ -70,8 +70,8 @@ impl Semaphore {
         self.permits.try_take().then(|| Permit(Some(self)))
     }
 
-    /// Adds permits: those who have waited longest have them first. A count that would not fit into a
-    /// `usize` stays at the largest.
+    /// Adds permits: those who have waited longest have them first. A count that would not fit into
+    /// a `usize` stays at the largest.
     #[doc(alias = "release")]
     pub fn add_permits(&self, count: usize) {
         self.permits.release_many(count);

@@ -3,7 +3,8 @@
 //! Comparing items is foreign code, so a heap is taken out of its cell while it compares. Whoever
 //! uses the queue from inside a comparison finds it empty; what it puts is merged by the next one.
 //!
-//! What must always hold: a comparison that panics loses no item that is being put, nor the others.
+//! What must always hold: a comparison that panics loses no item, but for one that is being taken,
+//! which the panic may take along.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
@@ -54,13 +55,22 @@ impl<T> Store<T> {
             Self::Smallest(items) => items.pop(),
         }
     }
+
+    /// How many items there are, but for those that are out to be compared.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::FirstIn(items) => items.borrow().len(),
+            Self::LastIn(items) => items.borrow().len(),
+            Self::Smallest(items) => items.len(),
+        }
+    }
 }
 
 /// Items that come out smallest first, and equal ones in the order in which they were put.
 pub(super) struct Sorted<T> {
     /// `None` while it is out.
     heap: Cell<Option<Heap<T>>>,
-    /// What was put while the heap was out.
+    /// What has been put and not been compared.
     late: RefCell<Vec<Entry<T>>>,
     last: Cell<u64>,
     // What needs `T: Ord`, which only those who make a queue of this kind have to show.
@@ -80,8 +90,8 @@ impl<T> Sorted<T> {
     fn push(&self, item: T) {
         let number = self.last.get() + 1;
         self.last.set(number);
-        let mut out = self.take_out();
-        (self.push)(&mut out.heap, Entry { item, number });
+        self.late.borrow_mut().push(Entry { item, number });
+        drop(self.take_out());
     }
 
     fn pop(&self) -> Option<T> {
@@ -89,6 +99,14 @@ impl<T> Sorted<T> {
         (self.pop)(&mut out.heap).map(|entry| entry.item)
     }
 
+    fn len(&self) -> usize {
+        let heap = self.heap.take();
+        let len = heap.as_ref().map_or(0, BinaryHeap::len);
+        self.heap.set(heap);
+        len + self.late.borrow().len()
+    }
+
+    /// Takes the heap out, and merges what has come since.
     fn take_out(&self) -> Out<'_, T> {
         let mut out = Out {
             sorted: self,

@@ -281,10 +281,21 @@ fn a_comparison_that_panics_loses_no_place() {
     assert_eq!((queue.len(), queue.unfinished()), (2, 2));
     queue.try_put(Fussy(4)).unwrap();
     assert_eq!(std::iter::from_fn(|| queue.try_get().ok()).count(), 3);
+
+    // What came in from inside of a comparison is compared by the next, which panics.
+    let queue = Rc::new(PriorityQueue::new());
+    queue.try_put(Fussy(2)).unwrap();
+    let inside = Rc::clone(&queue);
+    COMPARING.set(Some(Box::new(move || inside.try_put(Fussy(1)).unwrap())));
+    queue.try_put(Fussy(3)).unwrap();
+    panics();
+    catch_unwind(AssertUnwindSafe(|| queue.try_get())).unwrap_err();
+    assert_eq!((queue.len(), queue.unfinished()), (3, 3));
+    assert_eq!(std::iter::from_fn(|| queue.try_get().ok()).count(), 3);
 }
 
-/// Puts and gets are made, polled and dropped at random. Every item that was put is got, in order, and
-/// in the end all places are there.
+/// Puts and gets are made, polled and dropped at random. Every item that was put is got, in order,
+/// and in the end all places are there.
 #[test]
 fn no_item_and_no_place_is_lost_whenever_a_future_is_dropped() {
     for seed in 0..300 {

@@ -1,5 +1,5 @@
-//! Locks, events, conditions, semaphores and barriers: who goes on, in which order, and that nothing
-//! is lost whenever a future is dropped. Queues are in `queues`.
+//! Locks, events, conditions, semaphores and barriers: who goes on, in which order, and that
+//! nothing is lost whenever a future is dropped. Queues are in `queues`.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -61,7 +61,8 @@ fn holder(event_loop: &EventLoop, lock: &Rc<Lock>, trace: &Trace, name: &'static
     })
 }
 
-// ---- Lock ----------------------------------------------------------------------------------------
+// ---- Lock
+// ----------------------------------------------------------------------------------------
 
 #[test]
 fn c_520_a_released_lock_goes_to_who_waited_longest_and_a_newcomer_does_not_overtake() {
@@ -129,7 +130,8 @@ fn a_lock_needs_no_loop_and_serves_several() {
     trace.assert(&["two has it", "two lets go", "one has it", "one lets go"]);
 }
 
-// ---- Event ---------------------------------------------------------------------------------------
+// ---- Event
+// ---------------------------------------------------------------------------------------
 
 #[test]
 fn c_523_who_waited_when_the_event_was_set_goes_on_though_it_is_cleared() {
@@ -155,7 +157,8 @@ fn c_523_who_waited_when_the_event_was_set_goes_on_though_it_is_cleared() {
     now(event.wait());
 }
 
-// ---- Condition -----------------------------------------------------------------------------------
+// ---- Condition
+// -----------------------------------------------------------------------------------
 
 #[test]
 fn c_524_a_condition_s_wait_gives_the_lock_back_and_passes_a_notice_on_when_it_is_dropped() {
@@ -226,7 +229,8 @@ fn a_condition_waits_for_what_is_true_and_asks_with_the_lock_held() {
     assert!(task.is_finished() && !shared.0.is_locked());
 }
 
-// ---- Semaphores ----------------------------------------------------------------------------------
+// ---- Semaphores
+// ----------------------------------------------------------------------------------
 
 #[test]
 fn c_525_permits_go_round_in_order_and_a_cancelled_waiter_s_is_not_lost() {
@@ -289,7 +293,8 @@ fn a_bounded_semaphore_takes_back_what_was_forgotten_and_no_more() {
     assert_eq!((semaphore.available(), semaphore.bound()), (2, 2));
 }
 
-// ---- Barrier -------------------------------------------------------------------------------------
+// ---- Barrier
+// -------------------------------------------------------------------------------------
 
 #[test]
 fn c_526_a_barrier_lets_all_through_together_each_with_an_index() {
@@ -335,7 +340,8 @@ fn c_526_a_barrier_lets_all_through_together_each_with_an_index() {
     assert_eq!(now(Barrier::new(1).unwrap().wait()), Ok(0));
 }
 
-// ---- All of them ---------------------------------------------------------------------------------
+// ---- All of them
+// ---------------------------------------------------------------------------------
 
 /// What a task waits for.
 fn waits<T>(task: &Task<T>) -> Vec<WaitOn> {
@@ -465,8 +471,8 @@ fn a_foreign_waker_may_use_what_it_is_told_of() {
     });
 }
 
-/// Futures of all kinds are made, polled and dropped at random, whatever they have been handed. What
-/// is left when all are gone is what there was.
+/// Futures of all kinds are made, polled and dropped at random, whatever they have been handed.
+/// What is left when all are gone is what there was.
 #[test]
 fn nothing_is_lost_whenever_a_future_is_dropped() {
     for seed in 0..300 {
