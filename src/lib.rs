@@ -106,6 +106,7 @@
 //! | run `async` code | [`create_task`](LoopHandle::create_task), [`Task`], [`TaskBuilder`] |
 //! | await what a callback gives | [`create_future`](LoopHandle::create_future), [`Promise`], [`Resolver`] |
 //! | wait | [`sleep`], [`timeout`](timeout()), [`yield_now`] |
+//! | take turns, wait for one another, pass items on | [`sync`]: locks, events, semaphores, queues |
 //! | end work early | [`Task::cancel`], [`until_cancelled`], [`defer_cancel`], [`shield`] |
 //! | connect | [`create_connection`](LoopHandle::create_connection), [`create_connection_on`](LoopHandle::create_connection_on), [`Endpoint`] |
 //! | serve | [`create_server`](LoopHandle::create_server), [`create_server_on`](LoopHandle::create_server_on), [`Server`] |
@@ -158,6 +159,7 @@ mod selector;
 #[cfg(unix)]
 mod signal;
 mod socket;
+pub mod sync;
 mod sys;
 mod task;
 pub mod testing;

@@ -143,6 +143,18 @@ pub(crate) enum On {
     Connection,
     /// The end of a server and of its connections.
     Server,
+    /// A lock that another holds.
+    Lock,
+    /// An event that has not happened.
+    Event,
+    /// A condition's notice.
+    Condition,
+    /// A semaphore's permit.
+    Semaphore,
+    /// Others, at a barrier.
+    Barrier,
+    /// An item or a place of a queue, or that all its items are done.
+    Queue,
 }
 
 /// A leaf operation that is pending.

@@ -66,7 +66,7 @@ fn assert_none(what: &str, found: &[String]) {
 // ---- Source ------------------------------------------------------------------------------------
 
 /// From the bottom to the top. A file uses only files of lower layers, so there is no circle.
-/// `connection`, `core`, `net`, `signal`, `task` and `testing` are one room each; a folder's `mod.rs` is called by the folder's name.
+/// `connection`, `core`, `net`, `signal`, `sync`, `task` and `testing` are one room each; a folder's `mod.rs` is called by the folder's name.
 const LAYERS: [(&str, &[&str]); 13] = [
     (
         "values: know nothing",
@@ -112,7 +112,9 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("hands", &["handle"]),
     (
         "nouns with their verbs",
-        &["promise", "resolve", "signal", "task", "time", "watch"],
+        &[
+            "promise", "resolve", "signal", "sync", "task", "time", "watch",
+        ],
     ),
     (
         "the owner, and the way in from outside",
@@ -136,9 +138,10 @@ fn room(file: &str) -> String {
     let path = file.trim_start_matches("src/").trim_end_matches(".rs");
     let path = path.trim_end_matches("/mod");
     match path.split_once('/') {
-        Some((folder @ ("connection" | "core" | "net" | "signal" | "task" | "testing"), _)) => {
-            folder.to_owned()
-        }
+        Some((
+            folder @ ("connection" | "core" | "net" | "signal" | "sync" | "task" | "testing"),
+            _,
+        )) => folder.to_owned(),
         _ => path.to_owned(),
     }
 }

@@ -145,6 +145,12 @@ impl TaskRef {
                     On::Cancellation => WaitOn::Cancellation,
                     On::Connection => WaitOn::Connection,
                     On::Server => WaitOn::Server,
+                    On::Lock => WaitOn::Lock,
+                    On::Event => WaitOn::Event,
+                    On::Condition => WaitOn::Condition,
+                    On::Semaphore => WaitOn::Semaphore,
+                    On::Barrier => WaitOn::Barrier,
+                    On::Queue => WaitOn::Queue,
                 },
                 place: wait.place,
                 since: origin.instant(wait.since),
@@ -227,6 +233,18 @@ pub enum WaitOn {
     Connection,
     /// The end of a server and of its connections.
     Server,
+    /// A [lock](crate::sync::Lock) that another holds.
+    Lock,
+    /// An [event](crate::sync::Event) that has not happened.
+    Event,
+    /// A [condition](crate::sync::Condition)'s notice.
+    Condition,
+    /// A [semaphore](crate::sync::Semaphore)'s permit.
+    Semaphore,
+    /// Others, at a [barrier](crate::sync::Barrier).
+    Barrier,
+    /// An item or a place of a [queue](crate::sync::Queue), or that all its items are done.
+    Queue,
 }
 
 /// Returns the task that is being polled in this thread; `None` in a callback or outside a loop.

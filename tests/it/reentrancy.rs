@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use futures::Stream;
 
 use coloop::policy::{self, DefaultPolicy, NoCurrentLoop};
+use coloop::sync;
 use coloop::testing::{self, Memory, Wire};
 use coloop::{
     Address, Bell, BufferedProtocol, ByteStream, Cancelled, Clock, Context, ContextVar, Eof,
@@ -311,6 +312,17 @@ fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
+fn a_barrier() -> sync::Barrier {
+    sync::Barrier::new(2).unwrap()
+}
+
+/// A queue that is full.
+fn a_queue() -> sync::Queue<u32> {
+    let queue = sync::Queue::bounded(1).unwrap();
+    queue.try_put(1).unwrap();
+    queue
+}
+
 // ---- Verbs -------------------------------------------------------------------------------------
 
 static VARIABLE: ContextVar<u32> = ContextVar::new("variable");
@@ -325,6 +337,128 @@ type Verb = (&'static str, fn(&World));
 
 /// One for each public function, by its type and name.
 const VERBS: &[Verb] = &[
+    // sync
+    ("Lock::new", |_| ignore(sync::Lock::new())),
+    ("Lock::acquire", |_| poll_once(sync::Lock::new().acquire())),
+    ("Lock::try_acquire", |_| {
+        assert!(sync::Lock::new().try_acquire().is_some());
+    }),
+    ("Lock::is_locked", |_| {
+        assert!(!sync::Lock::new().is_locked());
+    }),
+    ("Event::new", |_| ignore(sync::Event::new())),
+    ("Event::set", |_| sync::Event::new().set()),
+    ("Event::clear", |_| sync::Event::new().clear()),
+    ("Event::is_set", |_| assert!(!sync::Event::new().is_set())),
+    ("Event::wait", |_| poll_once(sync::Event::new().wait())),
+    ("Condition::new", |_| ignore(sync::Condition::new())),
+    ("Condition::wait", |_| {
+        let (lock, condition) = (sync::Lock::new(), sync::Condition::new());
+        poll_once(condition.wait(lock.try_acquire().unwrap()));
+    }),
+    ("Condition::wait_for", |_| {
+        let (lock, condition) = (sync::Lock::new(), sync::Condition::new());
+        poll_once(condition.wait_for(lock.try_acquire().unwrap(), || false));
+    }),
+    ("Condition::notify", |_| sync::Condition::new().notify(1)),
+    ("Condition::notify_all", |_| {
+        sync::Condition::new().notify_all();
+    }),
+    ("Semaphore::new", |_| ignore(sync::Semaphore::new(1))),
+    ("Semaphore::acquire", |_| {
+        poll_once(sync::Semaphore::new(0).acquire());
+    }),
+    ("Semaphore::try_acquire", |_| {
+        assert!(sync::Semaphore::new(0).try_acquire().is_none());
+    }),
+    ("Semaphore::add_permits", |_| {
+        sync::Semaphore::new(0).add_permits(2);
+    }),
+    ("Semaphore::available", |_| {
+        assert_eq!(sync::Semaphore::new(2).available(), 2);
+    }),
+    ("Semaphore::is_locked", |_| {
+        assert!(sync::Semaphore::new(0).is_locked());
+    }),
+    ("Permit::forget", |_| {
+        sync::Semaphore::new(1).try_acquire().unwrap().forget();
+    }),
+    ("BoundedSemaphore::new", |_| {
+        ignore(sync::BoundedSemaphore::new(1));
+    }),
+    ("BoundedSemaphore::acquire", |_| {
+        poll_once(sync::BoundedSemaphore::new(0).acquire());
+    }),
+    ("BoundedSemaphore::try_acquire", |_| {
+        assert!(sync::BoundedSemaphore::new(1).try_acquire().is_some());
+    }),
+    ("BoundedSemaphore::release", |_| {
+        assert!(sync::BoundedSemaphore::new(1).release().is_err());
+    }),
+    ("BoundedSemaphore::available", |_| {
+        assert_eq!(sync::BoundedSemaphore::new(1).available(), 1);
+    }),
+    ("BoundedSemaphore::bound", |_| {
+        assert_eq!(sync::BoundedSemaphore::new(1).bound(), 1);
+    }),
+    ("BoundedSemaphore::is_locked", |_| {
+        assert!(!sync::BoundedSemaphore::new(1).is_locked());
+    }),
+    ("Barrier::new", |_| ignore(sync::Barrier::new(0))),
+    ("Barrier::wait", |_| poll_once(a_barrier().wait())),
+    ("Barrier::reset", |_| a_barrier().reset()),
+    ("Barrier::abort", |_| a_barrier().abort()),
+    ("Barrier::parties", |_| {
+        assert_eq!(a_barrier().parties(), 2);
+    }),
+    ("Barrier::waiting", |_| {
+        assert_eq!(a_barrier().waiting(), 0);
+    }),
+    ("Barrier::is_broken", |_| assert!(!a_barrier().is_broken())),
+    ("Queue::new", |_| ignore(sync::Queue::<u32>::new())),
+    ("Queue::bounded", |_| ignore(sync::Queue::<u32>::bounded(0))),
+    ("Queue::put", |_| poll_once(a_queue().put(2))),
+    ("Queue::get", |_| poll_once(a_queue().get())),
+    ("Queue::try_put", |_| {
+        assert!(a_queue().try_put(2).is_err());
+    }),
+    ("Queue::try_get", |_| assert_eq!(a_queue().try_get(), Ok(1))),
+    ("Queue::len", |_| assert_eq!(a_queue().len(), 1)),
+    ("Queue::is_empty", |_| assert!(!a_queue().is_empty())),
+    ("Queue::is_full", |_| assert!(a_queue().is_full())),
+    ("Queue::capacity", |_| {
+        assert_eq!(a_queue().capacity(), Some(1));
+    }),
+    ("Queue::task_done", |_| {
+        a_queue().task_done().unwrap();
+    }),
+    ("Queue::unfinished", |_| {
+        assert_eq!(a_queue().unfinished(), 1);
+    }),
+    ("Queue::join", |_| poll_once(a_queue().join())),
+    ("Queue::shutdown", |_| a_queue().shutdown()),
+    ("Queue::shutdown_now", |_| {
+        assert_eq!(a_queue().shutdown_now(), [1]);
+    }),
+    ("Queue::is_shut_down", |_| {
+        assert!(!a_queue().is_shut_down());
+    }),
+    ("Put::into_item", |_| {
+        assert_eq!(a_queue().put(2).into_item(), Some(2));
+    }),
+    ("PriorityQueue::new", |_| {
+        ignore(sync::PriorityQueue::<u32>::new());
+    }),
+    ("PriorityQueue::bounded", |_| {
+        ignore(sync::PriorityQueue::<u32>::bounded(0));
+    }),
+    ("LifoQueue::new", |_| ignore(sync::LifoQueue::<u32>::new())),
+    ("LifoQueue::bounded", |_| {
+        ignore(sync::LifoQueue::<u32>::bounded(0));
+    }),
+    ("TryPutError::into_item", |_| {
+        assert_eq!(a_queue().try_put(2).unwrap_err().into_item(), 2);
+    }),
     // address
     ("Address::as_inet", |_| ignore(here().as_inet())),
     ("Address::ip", |_| ignore(here().ip())),
