@@ -105,7 +105,9 @@
 //! | run something later, once | [`call_soon`](LoopHandle::call_soon), [`call_later`](LoopHandle::call_later), [`call_at`](LoopHandle::call_at) |
 //! | run `async` code | [`create_task`](LoopHandle::create_task), [`Task`], [`TaskBuilder`] |
 //! | await what a callback gives | [`create_future`](LoopHandle::create_future), [`Promise`], [`Resolver`] |
-//! | wait | [`sleep`], [`timeout`](timeout()), [`yield_now`] |
+//! | wait | [`sleep`], [`timeout`](timeout()), [`timeout_at`], [`yield_now`] |
+//! | run many at once | [`gather`](gather()), [`gather_all`], [`as_completed`] |
+//! | wait for tasks | [`wait`](wait()), [`Until`], [`wait_for`] |
 //! | end work early | [`Task::cancel`], [`until_cancelled`], [`defer_cancel`], [`shield`] |
 //! | connect | [`create_connection`](LoopHandle::create_connection), [`create_connection_on`](LoopHandle::create_connection_on), [`Endpoint`] |
 //! | serve | [`create_server`](LoopHandle::create_server), [`create_server_on`](LoopHandle::create_server_on), [`Server`] |
@@ -140,6 +142,7 @@ mod core;
 mod doorbell;
 mod error;
 mod event_loop;
+mod gather;
 mod handle;
 mod key;
 #[cfg(unix)]
@@ -163,6 +166,7 @@ mod task;
 pub mod testing;
 mod time;
 mod timers;
+mod wait;
 mod watch;
 
 pub use futures::future::LocalBoxFuture;
@@ -182,6 +186,7 @@ pub use self::error::{
     Cancelled, Elapsed, JoinError, LoopClosed, NoRunningLoop, Payload, RunError, TimeoutOver,
 };
 pub use self::event_loop::{Builder, EventLoop, Turn};
+pub use self::gather::{AsCompleted, Gather, GatherAll, as_completed, gather, gather_all};
 pub use self::handle::{current, try_current};
 #[cfg(unix)]
 pub use self::net::{
@@ -201,7 +206,10 @@ pub use self::task::{
     CancelledFuture, DeferCancel, Report, Shield, Task, TaskBuilder, TaskFactory, TaskRef,
     UntilCancelled, Wait, WaitOn, cancelled, current_task, defer_cancel, shield, until_cancelled,
 };
-pub use self::time::{Sleep, Timeout, TimeoutHandle, YieldNow, sleep, timeout, yield_now};
+pub use self::time::{
+    Sleep, Timeout, TimeoutHandle, YieldNow, sleep, timeout, timeout_at, yield_now,
+};
+pub use self::wait::{Until, WaitFor, WaitTasks, wait, wait_for};
 pub use self::watch::{Readable, WatchId, WatchTarget, Watched};
 #[cfg(feature = "macros")]
 pub use coloop_macros::{main, test};

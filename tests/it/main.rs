@@ -13,6 +13,7 @@ mod faults_net;
 mod faults_time;
 mod fd;
 mod flow_control;
+mod gather;
 mod grounds;
 mod lifecycle;
 mod memory;
