@@ -218,7 +218,7 @@ impl<T: 'static> Future for End<T> {
     type Output = Ended<T>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut PollContext<'_>) -> Poll<Ended<T>> {
-        let End { at, task, is_error } = &mut *self;
+        let Self { at, task, is_error } = &mut *self;
         let Some(running) = task else {
             return Poll::Pending;
         };

@@ -31,9 +31,9 @@ use crate::report::ExceptionContext;
 
 /// Where a transport keeps its protocol and makes every call of it.
 ///
-/// It is for those who write transports. A seat keeps the promises that [`Protocol`] makes: calls
-/// are not nested, panics are reported, `pause_writing` and `resume_writing` alternate, the context
-/// is the one in which the seat was made, nothing comes after `connection_lost`. What the transport
+/// It is for those who write transports. A seat keeps the promises that
+/// [`Protocol`](crate::Protocol) makes: calls are not nested, panics are reported, `pause_writing`
+/// and `resume_writing` alternate, the context is the one in which the seat was made, nothing comes after `connection_lost`. What the transport
 /// has to do is to call it from items of the line (`call_soon` and the like), and to abort when it
 /// is told [`SeatError::Failed`].
 ///
