@@ -107,6 +107,7 @@
 //! | await what a callback gives | [`create_future`](LoopHandle::create_future), [`Promise`], [`Resolver`] |
 //! | wait | [`sleep`], [`timeout`](timeout()), [`timeout_at`], [`yield_now`] |
 //! | run many at once | [`gather`](gather()), [`gather_all`], [`as_completed`] |
+//! | make tasks that end together | [`task_group`], [`TaskGroup`] |
 //! | wait for tasks | [`wait`](wait()), [`Until`], [`wait_for`] |
 //! | end work early | [`Task::cancel`], [`until_cancelled`], [`defer_cancel`], [`shield`] |
 //! | connect | [`create_connection`](LoopHandle::create_connection), [`create_connection_on`](LoopHandle::create_connection_on), [`Endpoint`] |
@@ -143,6 +144,7 @@ mod doorbell;
 mod error;
 mod event_loop;
 mod gather;
+mod group;
 mod handle;
 mod key;
 #[cfg(unix)]
@@ -187,6 +189,7 @@ pub use self::error::{
 };
 pub use self::event_loop::{Builder, EventLoop, Turn};
 pub use self::gather::{AsCompleted, Gather, GatherAll, as_completed, gather, gather_all};
+pub use self::group::{GroupError, TaskGroup, task_group};
 pub use self::handle::{current, try_current};
 #[cfg(unix)]
 pub use self::net::{

@@ -114,7 +114,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
         "nouns with their verbs",
         &["promise", "resolve", "signal", "task", "time", "watch"],
     ),
-    ("verbs of many tasks", &["gather", "wait"]),
+    ("verbs of many tasks", &["gather", "group", "wait"]),
     (
         "the owner, and the way in from outside",
         &["event_loop", "remote"],

@@ -15,6 +15,7 @@ mod fd;
 mod flow_control;
 mod gather;
 mod grounds;
+mod groups;
 mod lifecycle;
 mod memory;
 mod net_contexts;

@@ -942,6 +942,27 @@ const VERBS: &[Verb] = &[
             poll_once(poll_fn(|cx| Pin::new(&mut results).poll_next(cx)));
         }
     }),
+    ("task_group", |_| {
+        poll_in_loop(coloop::task_group(async |_| Ok::<_, JoinError>(())));
+    }),
+    ("TaskGroup::create_task", |_| {
+        poll_in_loop(coloop::task_group(async |group| {
+            ignore(group.create_task(pending::<Result<(), JoinError>>()));
+            Ok(())
+        }));
+    }),
+    ("GroupError::errors", |_| {
+        poll_in_loop(async {
+            let group = coloop::task_group(async |_| Err::<(), _>(JoinError::AwaitsItself));
+            assert_eq!(group.await.unwrap_err().errors().len(), 1);
+        });
+    }),
+    ("GroupError::into_errors", |_| {
+        poll_in_loop(async {
+            let group = coloop::task_group(async |_| Err::<(), _>(JoinError::AwaitsItself));
+            assert_eq!(group.await.unwrap_err().into_errors().len(), 1);
+        });
+    }),
     ("wait", |w| {
         poll_once(wait([w.handle.create_task(yield_now())], Until::All));
     }),
