@@ -105,7 +105,10 @@
 //! | run something later, once | [`call_soon`](LoopHandle::call_soon), [`call_later`](LoopHandle::call_later), [`call_at`](LoopHandle::call_at) |
 //! | run `async` code | [`create_task`](LoopHandle::create_task), [`Task`], [`TaskBuilder`] |
 //! | await what a callback gives | [`create_future`](LoopHandle::create_future), [`Promise`], [`Resolver`] |
-//! | wait | [`sleep`], [`timeout`](timeout()), [`yield_now`] |
+//! | wait | [`sleep`], [`timeout`](timeout()), [`timeout_at`], [`yield_now`] |
+//! | run many at once | [`gather`](gather()), [`gather_all`], [`as_completed`] |
+//! | make tasks that end together | [`task_group`], [`TaskGroup`] |
+//! | wait for tasks | [`wait`](wait()), [`Until`], [`wait_for`] |
 //! | take turns, wait for one another, pass items on | [`sync`]: locks, events, semaphores, queues |
 //! | end work early | [`Task::cancel`], [`until_cancelled`], [`defer_cancel`], [`shield`] |
 //! | connect | [`create_connection`](LoopHandle::create_connection), [`create_connection_on`](LoopHandle::create_connection_on), [`Endpoint`] |
@@ -141,6 +144,8 @@ mod core;
 mod doorbell;
 mod error;
 mod event_loop;
+mod gather;
+mod group;
 mod handle;
 mod key;
 #[cfg(unix)]
@@ -165,6 +170,7 @@ mod task;
 pub mod testing;
 mod time;
 mod timers;
+mod wait;
 mod watch;
 
 pub use futures::future::LocalBoxFuture;
@@ -184,6 +190,8 @@ pub use self::error::{
     Cancelled, Elapsed, JoinError, LoopClosed, NoRunningLoop, Payload, RunError, TimeoutOver,
 };
 pub use self::event_loop::{Builder, EventLoop, Turn};
+pub use self::gather::{AsCompleted, Gather, GatherAll, as_completed, gather, gather_all};
+pub use self::group::{GroupError, TaskGroup, task_group};
 pub use self::handle::{current, try_current};
 #[cfg(unix)]
 pub use self::net::{
@@ -203,7 +211,10 @@ pub use self::task::{
     CancelledFuture, DeferCancel, Report, Shield, Task, TaskBuilder, TaskFactory, TaskRef,
     UntilCancelled, Wait, WaitOn, cancelled, current_task, defer_cancel, shield, until_cancelled,
 };
-pub use self::time::{Sleep, Timeout, TimeoutHandle, YieldNow, sleep, timeout, yield_now};
+pub use self::time::{
+    Sleep, Timeout, TimeoutHandle, YieldNow, sleep, timeout, timeout_at, yield_now,
+};
+pub use self::wait::{Until, WaitFor, WaitTasks, wait, wait_for};
 pub use self::watch::{Readable, WatchId, WatchTarget, Watched};
 #[cfg(feature = "macros")]
 pub use coloop_macros::{main, test};

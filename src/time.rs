@@ -226,8 +226,43 @@ pub fn timeout<F: Future>(limit: Duration, future: F) -> Timeout<F> {
     }
 }
 
+/// Awaits `future` until `deadline`.
+///
+/// As [`timeout`], with a point in time: several waits can share one deadline. If it has passed
+/// already, the future is polled once and has one turn.
+///
+/// # Errors
+///
+/// [`Elapsed`] when the deadline passed first; the future has been dropped then.
+///
+/// # Panics
+///
+/// When it is polled where no loop runs.
+///
+/// # Examples
+///
+/// ```
+/// use std::{future::pending, time::Duration};
+///
+/// let event_loop = coloop::EventLoop::new()?;
+/// let deadline = event_loop.time() + Duration::from_millis(1);
+/// for _ in 0..2 {
+///     let timeout = coloop::timeout_at(deadline, pending::<()>());
+///     assert!(event_loop.run_until_complete(timeout)?.is_err());
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[track_caller]
+pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> Timeout<F> {
+    let mut timeout = timeout(Duration::MAX, future);
+    let shared = timeout.handle().0;
+    shared.deadline.set(Some(deadline));
+    shared.moved.set(true);
+    timeout
+}
+
 pin_project! {
-    /// Awaits a future for a limited time; made by [`timeout`](crate::timeout()).
+    /// Awaits a future for a limited time; made by [`timeout`](crate::timeout()) and [`timeout_at`].
     #[must_use = "futures do nothing unless they are awaited"]
     pub struct Timeout<F> {
         #[pin]
@@ -318,9 +353,10 @@ impl<F: Future> Future for Timeout<F> {
             .filter(|shared| shared.phase.get() == Phase::New)
         {
             shared.phase.set(Phase::Active);
-            shared
-                .deadline
-                .set(current().time().checked_add(*this.limit));
+            if !shared.moved.get() {
+                let deadline = current().time().checked_add(*this.limit);
+                shared.deadline.set(deadline);
+            }
         }
         let ended = match future.poll(cx) {
             Poll::Ready(output) => Some(Ok(output)),
@@ -368,7 +404,8 @@ impl<F> fmt::Debug for Timeout<F> {
 pub struct TimeoutHandle(Rc<Shared>);
 
 impl TimeoutHandle {
-    /// Returns the deadline; `None` before the first poll and after it was taken away.
+    /// Returns the deadline; `None` after it was taken away, and before the first poll unless it was
+    /// given.
     pub fn when(&self) -> Option<Instant> {
         self.0.deadline.get()
     }

@@ -321,11 +321,15 @@ impl<T> Whose<T> {
 }
 
 impl<T> Outcome<T> {
-    fn failed(error: JoinError) -> Self {
+    pub(super) fn failed(error: JoinError) -> Self {
         Self {
             result: Some(Err(Box::new(error))),
             whose: Whose::Nobody,
         }
+    }
+
+    pub(super) fn result(&self) -> Option<&Result<T, Box<JoinError>>> {
+        self.result.as_ref()
     }
 
     pub(super) fn take(mut self) -> Result<T, JoinError> {

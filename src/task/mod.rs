@@ -62,6 +62,8 @@ pub struct Task<T: 'static> {
     core: Rc<Core>,
     key: TaskKey,
     wait: Option<u32>,
+    /// How it ended, where that was seen before the value was taken.
+    seen: Option<Box<Outcome<T>>>,
 }
 
 impl<T: 'static> Task<T> {
@@ -71,6 +73,7 @@ impl<T: 'static> Task<T> {
             core: Rc::clone(core),
             key,
             wait: None,
+            seen: None,
         }
     }
 
@@ -81,6 +84,7 @@ impl<T: 'static> Task<T> {
             core: Rc::clone(core),
             key: TaskKey::NONE,
             wait: None,
+            seen: None,
         }
     }
 
@@ -171,6 +175,52 @@ impl<T: 'static> Task<T> {
         Shield::new(self)
     }
 
+    /// Waits for the end of the task and shows how it ended, without taking the value.
+    ///
+    /// Nothing is shown of a task that was refused, that awaits itself, or whose value is taken.
+    pub(crate) fn poll_end(
+        &mut self,
+        cx: &mut PollContext<'_>,
+    ) -> Poll<Option<&Result<T, Box<JoinError>>>> {
+        if self.seen.is_none() {
+            let Some(task) = &mut self.task else {
+                return Poll::Ready(None);
+            };
+            if self.core.records.current() == self.key {
+                return Poll::Ready(None);
+            }
+            match Pin::new(task).poll(cx) {
+                Poll::Pending => {
+                    self.begin_wait();
+                    return Poll::Pending;
+                }
+                Poll::Ready(outcome) => {
+                    let outcome =
+                        outcome.unwrap_or_else(|| Outcome::failed(Cancelled::new().into()));
+                    self.seen = Some(Box::new(outcome));
+                    if let Some(wait) = self.wait.take() {
+                        self.core.records.end_wait(wait);
+                    }
+                }
+            }
+        }
+        Poll::Ready(self.seen.as_ref().and_then(|outcome| outcome.result()))
+    }
+
+    /// Notes who waits for the task, and since when.
+    fn begin_wait(&mut self) {
+        let records = &self.core.records;
+        match self.wait {
+            Some(wait) => records.renew_wait(wait),
+            None => {
+                let place = records.with(self.key, |task| task.place);
+                let place = place.unwrap_or_else(Location::caller);
+                let on = On::Task(self.key.number);
+                self.wait = Some(records.begin_wait(on, place, self.core.now()));
+            }
+        }
+    }
+
     fn release(&mut self) {
         if let Some(wait) = self.wait.take() {
             self.core.records.end_wait(wait);
@@ -187,6 +237,10 @@ impl<T: 'static> Future for Task<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut PollContext<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        if let Some(outcome) = this.seen.take() {
+            this.release();
+            return Poll::Ready(outcome.take());
+        }
         let Some(task) = &mut this.task else {
             return Poll::Ready(Err(Cancelled::new().into()));
         };
@@ -196,15 +250,7 @@ impl<T: 'static> Future for Task<T> {
         }
         match Pin::new(task).poll(cx) {
             Poll::Pending => {
-                match this.wait {
-                    Some(wait) => records.renew_wait(wait),
-                    None => {
-                        let place = records.with(this.key, |task| task.place);
-                        let place = place.unwrap_or_else(Location::caller);
-                        let on = On::Task(this.key.number);
-                        this.wait = Some(records.begin_wait(on, place, this.core.now()));
-                    }
-                }
+                this.begin_wait();
                 Poll::Pending
             }
             Poll::Ready(outcome) => {
@@ -219,6 +265,8 @@ impl<T: 'static> Future for Task<T> {
 impl<T: 'static> Drop for Task<T> {
     fn drop(&mut self) {
         self.release();
+        // It reports what nobody has observed.
+        drop(self.seen.take());
     }
 }
 

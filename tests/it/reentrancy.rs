@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
-use std::future::{Future, IntoFuture, pending};
+use std::future::{Future, IntoFuture, pending, poll_fn};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -30,9 +30,10 @@ use coloop::{
     Address, Bell, BufferedProtocol, ByteStream, Cancelled, Clock, Context, ContextVar, Eof,
     EventLoop, ExceptionContext, Family, Interest, JoinError, LocalBoxFuture, LookupFlags,
     LoopHandle, PanicPolicy, Payload, Protocol, Readiness, Seat, Selector, Server, Signal, Source,
-    Task, TaskBuilder, TaskFactory, TaskRef, Transport, Watched, WriteLimits, buffered, cancelled,
-    current, current_task, default_selector, defer_cancel, seat, seat_buffered, sleep, timeout,
-    try_current, until_cancelled, yield_now,
+    Task, TaskBuilder, TaskFactory, TaskRef, Transport, Until, Watched, WriteLimits, as_completed,
+    buffered, cancelled, current, current_task, default_selector, defer_cancel, gather, gather_all,
+    seat, seat_buffered, sleep, timeout, timeout_at, try_current, until_cancelled, wait, wait_for,
+    yield_now,
 };
 
 use crate::fd::{pair, send};
@@ -1051,6 +1052,64 @@ const VERBS: &[Verb] = &[
     ("yield_now", |_| poll_once(yield_now())),
     ("timeout", |_| {
         poll_in_loop(timeout(SECOND, pending::<()>()));
+    }),
+    ("timeout_at", |_| {
+        poll_in_loop(timeout_at(Instant::now(), pending::<()>()));
+    }),
+    // gather, wait
+    ("gather", |w| {
+        let task = w.handle.create_task(yield_now());
+        if try_current().is_ok() {
+            poll_once(gather([task]));
+        }
+    }),
+    ("gather_all", |w| {
+        let task = w.handle.create_task(yield_now());
+        if try_current().is_ok() {
+            poll_once(gather_all([task]));
+        }
+    }),
+    ("as_completed", |w| {
+        let task = w.handle.create_task(yield_now());
+        if try_current().is_ok() {
+            let mut results = as_completed([task]);
+            poll_once(poll_fn(|cx| Pin::new(&mut results).poll_next(cx)));
+        }
+    }),
+    ("task_group", |_| {
+        poll_in_loop(coloop::task_group(async |_| Ok::<_, JoinError>(())));
+    }),
+    ("TaskGroup::create_task", |_| {
+        poll_in_loop(coloop::task_group(async |group| {
+            ignore(group.create_task(pending::<Result<(), JoinError>>()));
+            Ok(())
+        }));
+    }),
+    ("GroupError::errors", |_| {
+        poll_in_loop(async {
+            let group = coloop::task_group(async |_| Err::<(), _>(JoinError::AwaitsItself));
+            assert_eq!(group.await.unwrap_err().errors().len(), 1);
+        });
+    }),
+    ("GroupError::into_errors", |_| {
+        poll_in_loop(async {
+            let group = coloop::task_group(async |_| Err::<(), _>(JoinError::AwaitsItself));
+            assert_eq!(group.await.unwrap_err().into_errors().len(), 1);
+        });
+    }),
+    ("wait", |w| {
+        poll_once(wait([w.handle.create_task(yield_now())], Until::All));
+    }),
+    ("WaitTasks::limit", |w| {
+        let task = w.handle.create_task(pending::<()>());
+        poll_in_loop(wait([task], Until::All).limit(SECOND));
+    }),
+    ("WaitTasks::counting_errors", |w| {
+        let task = w.handle.create_task(async { Err::<(), _>("no") });
+        poll_once(wait([task], Until::FirstError).counting_errors());
+    }),
+    ("wait_for", |w| {
+        poll_in_loop(wait_for(SECOND, w.handle.create_task(pending::<()>())));
     }),
     ("Timeout::handle", |w| ignore(w.timeout_handle())),
     ("TimeoutHandle::when", |w| {
