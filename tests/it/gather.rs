@@ -327,6 +327,28 @@ fn c_469_a_shielded_child_goes_on_when_its_gathering_is_dropped() {
     assert_eq!(clock.elapsed(), 3 * SECOND);
 }
 
+/// However often it is shielded: who is left without anybody to look at it is reported once.
+#[test]
+fn c_470_what_fails_behind_a_shield_that_was_cancelled_is_reported_once() {
+    let (event_loop, _clock) = virtual_loop();
+    let reported = reports(&event_loop);
+    let inner = event_loop.task().name("inner").create(async {
+        sleep(2 * SECOND).await;
+        panic!("too late for anybody");
+    });
+    let shielded: Task<()> = inner.shield().into_task();
+    let outer = event_loop.create_task(shielded.shield());
+    event_loop.call_later(SECOND, {
+        let outer = outer.to_ref();
+        move || assert!(outer.cancel())
+    });
+    let ended = event_loop.run_until_complete(outer).unwrap();
+    assert!(ended.unwrap_err().is_cancelled());
+    reported.assert::<&str>(&[]);
+    event_loop.run_until_complete(sleep(5 * SECOND)).unwrap();
+    reported.assert(&["panic in task, never observed `inner`: too late for anybody"]);
+}
+
 // ---- wait --------------------------------------------------------------------------------------
 
 #[test]
