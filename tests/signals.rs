@@ -106,14 +106,27 @@ fn action(signal: i32) -> (libc::sighandler_t, i32) {
 static FOREIGN: AtomicU32 = AtomicU32::new(0);
 
 /// Installs a handler that no loop knows of, which counts.
-#[expect(unsafe_code, reason = "it stands for foreign code")]
 fn install_foreign_handler(signal: Signal) {
     extern "C" fn count(_: libc::c_int) {
         FOREIGN.fetch_add(1, Ordering::Relaxed);
     }
 
-    let handler = count as extern "C" fn(libc::c_int) as libc::sighandler_t;
-    // SAFETY: the handler only adds to an atomic, and is there for as long as the process is.
+    install(
+        signal,
+        count as extern "C" fn(libc::c_int) as libc::sighandler_t,
+    );
+}
+
+/// Lets a signal do what it does by default. Whoever has started this process may have had it
+/// ignored, as a shell does for what it runs in the background.
+fn install_default(signal: Signal) {
+    install(signal, libc::SIG_DFL);
+}
+
+#[expect(unsafe_code, reason = "it stands for foreign code")]
+fn install(signal: Signal, handler: libc::sighandler_t) {
+    // SAFETY: the handler is the default or `count`, which only adds to an atomic and is there for
+    // as long as the process is.
     let before = unsafe { libc::signal(signal.as_raw(), handler) };
     assert_ne!(before, libc::SIG_ERR);
 }
@@ -391,6 +404,7 @@ fn c_208_what_cannot_be_caught_is_refused_before_anything_is_changed() {
 fn c_209_a_handler_that_was_removed_leaves_the_default_behind() {
     const NAME: &str = "c_209_a_handler_that_was_removed_leaves_the_default_behind";
     if is_child(NAME) {
+        install_default(Signal::INT);
         let event_loop = EventLoop::new().unwrap();
         let before = actions();
         let open = descriptors();
