@@ -315,6 +315,7 @@ pub(crate) fn panic_message(value: &(dyn Any + Send)) -> &str {
     }
 }
 
+/// Lets small errors become an `io::Error` of a fitting kind.
 macro_rules! into_io_error {
     ($($type:ty => $kind:expr;)*) => {$(
         impl From<$type> for io::Error {
@@ -324,6 +325,8 @@ macro_rules! into_io_error {
         }
     )*};
 }
+
+pub(crate) use into_io_error;
 
 into_io_error! {
     Cancelled => ErrorKind::Interrupted;

@@ -7,6 +7,8 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, ErrorKind};
 
+use crate::error::into_io_error;
+
 /// Says that a barrier was broken, or reset, before all had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(alias = "BrokenBarrierError")]
@@ -174,16 +176,6 @@ impl<T> Error for QueueFull<T> {}
 impl<T> Error for QueueShutdown<T> {}
 impl<T> Error for TryPutError<T> {}
 impl Error for TryGetError {}
-
-macro_rules! into_io_error {
-    ($($type:ty => $kind:expr;)*) => {$(
-        impl From<$type> for io::Error {
-            fn from(error: $type) -> Self {
-                Self::new($kind, error)
-            }
-        }
-    )*};
-}
 
 into_io_error! {
     BrokenBarrier => ErrorKind::Interrupted;
