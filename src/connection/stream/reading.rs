@@ -53,11 +53,7 @@ impl<S: ByteStream> Stream<S> {
 
     /// Acts on what a read has given other than data.
     #[cold]
-    pub(super) fn received(
-        self: &Rc<Self>,
-        received: io::Result<usize>,
-        transport: &Rc<dyn Transport>,
-    ) {
+    fn received(self: &Rc<Self>, received: io::Result<usize>, transport: &Rc<dyn Transport>) {
         match received {
             Ok(0) => self.end_of_input(transport),
             Ok(_) => {}
@@ -68,7 +64,7 @@ impl<S: ByteStream> Stream<S> {
 
     /// The protocol has not taken what has come.
     #[cold]
-    pub(super) fn not_taken(self: &Rc<Self>, error: SeatError, data: &[u8]) {
+    fn not_taken(self: &Rc<Self>, error: SeatError, data: &[u8]) {
         match error {
             SeatError::Failed(error) => self.fail(Some(error)),
             // The protocol is lent to a `with` that makes turns: what has come is kept for it.
@@ -81,7 +77,7 @@ impl<S: ByteStream> Stream<S> {
         }
     }
 
-    pub(super) fn queue_kept(self: &Rc<Self>, data: Box<[u8]>) {
+    fn queue_kept(self: &Rc<Self>, data: Box<[u8]>) {
         let item = Unless::new(Rc::clone(self));
         let deliver = move || {
             item.run(|this| {
@@ -99,7 +95,7 @@ impl<S: ByteStream> Stream<S> {
     }
 
     #[inline(always)]
-    pub(super) fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let before = self.state.bits();
         let received = loop {
             match self.with_stream(|stream| stream.recv(buffer)) {
@@ -116,11 +112,7 @@ impl<S: ByteStream> Stream<S> {
 
     /// The stream has called its transport from within `recv`.
     #[cold]
-    pub(super) fn received_and_more(
-        &self,
-        received: io::Result<usize>,
-        before: u8,
-    ) -> io::Result<usize> {
+    fn received_and_more(&self, received: io::Result<usize>, before: u8) -> io::Result<usize> {
         match received {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             _ if (self.state.bits() ^ before) & (State::CLOSING | State::EOF_ASKED) == 0 => {}
@@ -132,7 +124,7 @@ impl<S: ByteStream> Stream<S> {
         received
     }
 
-    pub(super) fn end_of_input(self: &Rc<Self>, transport: &Rc<dyn Transport>) {
+    fn end_of_input(self: &Rc<Self>, transport: &Rc<dyn Transport>) {
         self.state.note(State::ENDED);
         self.watch_reading();
         match self.seat.eof_received(transport) {

@@ -100,7 +100,7 @@ impl<S: ByteStream> Stream<S> {
         self.buffer(outbox);
     }
 
-    pub(super) fn buffer(&self, outbox: Box<Outbox>) {
+    fn buffer(&self, outbox: Box<Outbox>) {
         if self.state.any(State::ENDING) {
             return;
         }
@@ -116,7 +116,7 @@ impl<S: ByteStream> Stream<S> {
         }
     }
 
-    pub(super) fn set_writing_paused(&self, paused: bool) {
+    fn set_writing_paused(&self, paused: bool) {
         if self.seat.set_writing_paused(paused)
             && let Some(this) = self.core.table.object(self.key.get())
         {
@@ -130,7 +130,7 @@ impl<S: ByteStream> Stream<S> {
         core.queue(Box::new(move || item.run(Self::tell_flow)), place);
     }
 
-    pub(super) fn tell_flow(self: Rc<Self>) {
+    fn tell_flow(self: Rc<Self>) {
         let transport: Rc<dyn Transport> = Rc::<Self>::clone(&self);
         if matches!(self.seat.tell_flow(&transport), Err(SeatError::Busy)) {
             self.queue_flow();
@@ -183,7 +183,7 @@ impl<S: ByteStream> Stream<S> {
     }
 
     /// Everything is written: what was put off until then is done.
-    pub(super) fn flushed(&self) {
+    fn flushed(&self) {
         if self.state.any(State::CLOSING) {
             self.end(None);
         } else if self.state.any(State::EOF_ASKED)
