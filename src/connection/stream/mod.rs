@@ -8,8 +8,8 @@
 //! What must always hold:
 //!
 //! 1. Bytes leave in the order in which they were written.
-//! 2. No method of [`Transport`] calls the protocol. `ready`, `begin` and `lose` do, as items of the
-//!    line.
+//! 2. No method of [`Transport`] calls the protocol. What does is an item of the line: `begin`,
+//!    `ready`, `tell_flow`, `lose`, and what was kept for a protocol that was busy.
 //! 3. Once `end` has been called the stream is not watched any more, and `lose` stands in the line:
 //!    it calls `connection_lost` and closes the stream. A loop that is closed first lets go of the
 //!    protocol without that call.
